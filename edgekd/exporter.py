@@ -1,0 +1,216 @@
+"""The contract every exporter implements, the registry, and the one way to make a bundle.
+
+An exporter never decides by itself that its output is right: :func:`export` opens what was
+written, runs it on real rows, compares with torch, and only then moves the bundle into place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+
+from edgekd.bundle import Bundle
+from edgekd.errors import InputError, VerificationError, nearest
+
+if TYPE_CHECKING:
+    from edgekd.preprocess import Row
+    from edgekd.program import Program, Shapes
+
+GROUP = "edgekd.exporters"
+_BUILTIN = {
+    "onnx": "edgekd_exporters.onnx:OnnxExporter",
+    "coreml": "edgekd_exporters.coreml:CoreMLExporter",
+    "browser": "edgekd_exporters.browser:BrowserExporter",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one export is asked to be."""
+
+    shapes: Shapes
+    compute: Literal["fp32", "fp16"] = "fp32"
+    deployment: str | None = None  # opset or OS version; None is the exporter's default
+    metadata: Mapping[str, str] = field(default_factory=dict)  # author, licence, description
+    options: Mapping[str, Any] = field(default_factory=dict)  # what only this exporter knows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The precision of each compressible group; ``default`` where a group is not named."""
+
+    default: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A compressible part of a bundle, by module path (``bert.encoder.layer.0.attention``)."""
+
+    name: str
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found. ``error`` fails the bundle; ``warning`` and ``note`` inform."""
+
+    level: Literal["error", "warning", "note"]
+    message: str
+    where: str = ""  # op or file
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How a session runs; an exporter ignores what its runtime lacks."""
+
+    threads: int = 1
+    spinning: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """A loaded bundle. Evaluate and bench know only this.
+
+    ``kind`` is ``native`` (the target's own runtime) or ``reference`` (the interpreter, whose
+    results say what the numbers are and never how fast they come).
+    """
+
+    kind: Literal["native", "reference"]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one batch of encoded inputs; return outputs by name, floats as float32."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Name the runtime, its version and its options, for the record."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Exporter(ABC):
+    """One target. Third parties register theirs under the entry-point group ``edgekd.exporters``."""
+
+    name: ClassVar[str]
+    default_precisions: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def precisions(self, spec: Spec) -> tuple[str, ...]:
+        """Every precision that ``spec`` allows, the float one first."""
+
+    @abstractmethod
+    def lower(self, program: Program, spec: Spec, out: Path) -> Bundle:
+        """Write the float bundle of ``program`` into the existing empty folder ``out``."""
+
+    @abstractmethod
+    def groups(self, bundle: Bundle) -> list[Group]:
+        """List the compressible parts, in graph order."""
+
+    @abstractmethod
+    def compress(
+        self, bundle: Bundle, plan: Plan, calibration: Sequence[Row], out: Path
+    ) -> Bundle:
+        """Write a copy of ``bundle`` compressed by ``plan`` into the existing empty ``out``."""
+
+    @abstractmethod
+    def inspect(self, bundle: Bundle) -> dict[str, Any]:
+        """Exact figures: ``weight_bytes``, ``macs``, ``ops`` (a histogram), …"""
+
+    @abstractmethod
+    def check(self, bundle: Bundle) -> list[Finding]:
+        """Lint the bundle without running it."""
+
+    @abstractmethod
+    def open(self, bundle: Bundle, runtime: Runtime | None = None) -> Session:
+        """Load the bundle. Must import neither torch nor transformers where the target allows."""
+
+
+def available() -> list[str]:
+    """Names of every registered exporter."""
+    return sorted({*_BUILTIN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def get(name: str) -> Exporter:
+    """Load an exporter by name; imports its package only now."""
+    points = [point for point in entry_points(group=GROUP) if point.name == name]
+    if len(points) > 1 or (points and name in _BUILTIN):
+        raise InputError(f"two exporters are registered as '{name}'; uninstall one of them")
+    if points:
+        return points[0].load()()
+    if name not in _BUILTIN:
+        known = available()
+        raise InputError(
+            f"unknown target '{name}'{nearest(name, known)}; the targets are {', '.join(known)}"
+        )
+    module, attribute = _BUILTIN[name].split(":")
+    return getattr(import_module(module), attribute)()
+
+
+def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
+    """max|a-b| / max|b|, and infinity where either is not finite or the shapes differ."""
+    if value.shape != reference.shape:
+        return float("inf")
+    if not (np.isfinite(value).all() and np.isfinite(reference).all()):
+        return float("inf")
+    if not reference.size:
+        return 0.0
+    return float(np.abs(value - reference).max() / max(np.abs(reference).max(), 1e-12))
+
+
+def worst_error(
+    outputs: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]
+) -> tuple[float, str]:
+    """The largest :func:`relative_error` over the named outputs, and its name."""
+    errors = {name: relative_error(outputs[name], reference[name]) for name in reference}
+    name = max(errors, key=lambda key: errors[key])
+    return errors[name], name
+
+
+def staged(out: Path) -> Path:
+    """An empty folder beside ``out`` to build in; :func:`publish` moves it into place."""
+    stage = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    return stage
+
+
+def publish(stage: Path, out: Path) -> Bundle:
+    """Replace ``out`` by the finished ``stage``."""
+    old = out.with_name(f"{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(stage, out)
+    shutil.rmtree(old, ignore_errors=True)
+    return Bundle.open(out)
+
+
+def verify(exporter: Exporter, bundle: Bundle) -> float:
+    """Self-test of a bundle against its golden outputs; return the relative error.
+
+    Raises :class:`InputError` where a file was cut off or altered and
+    :class:`VerificationError` where the outputs differ by more than the bundle's tolerance.
+    """
+    bundle.check_files()
+    _, inputs, expected = bundle.golden()
+    session = exporter.open(bundle)
+    try:
+        error, name = worst_error(session.run(inputs), expected)
+    finally:
+        session.close()
+    if not error <= bundle.manifest.tolerance:
+        raise VerificationError(
+            f"{bundle.path}: output '{name}' differs from its golden value by {error:.2g} relative,"
+            f" {bundle.manifest.tolerance:.2g} is allowed; export it again"
+        )
+    return error

@@ -1,0 +1,213 @@
+"""Raw rows in, model inputs out: the one encoder of training, evaluation and the device.
+
+Training, evaluation, the exporters and the shipped bundle all call the classes below, and the
+bundle ships exactly what they need, so what the student learned on and what it is served cannot
+drift apart. Nothing here imports torch or transformers: a phone-side or browser-side user
+installs only ``numpy`` and ``tokenizers`` (or ``pillow``).
+
+A *row* is a dict. Text tasks read ``text`` and optionally ``text_pair``; image tasks read
+``image`` (a path, a PIL image, or an array of shape [H, W] or [H, W, C], uint8).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from edgekd.errors import InputError
+
+Row = Mapping[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+class Preprocessor(Protocol):
+    """Turns rows into named arrays, and writes itself into a folder that ships."""
+
+    kind: ClassVar[str]
+
+    def encode(self, rows: Sequence[Row], length: int | None = None) -> Arrays:
+        """Encode rows as one batch.
+
+        ``length`` pads (and cuts) the variable axis to a fixed size; ``None`` pads to the
+        longest row. Preprocessors without a variable axis ignore it.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON form that :func:`load` reads back; file names are relative."""
+        ...
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the files that :meth:`describe` names into ``folder``; return their names."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextPreprocessor:
+    """A fast tokenizer and the padding rules around it.
+
+    Outputs are int64 arrays of shape [batch, sequence] named as in ``inputs``, a subset of
+    ``input_ids``, ``attention_mask`` and ``token_type_ids``.
+    """
+
+    kind: ClassVar[str] = "text"
+    tokenizer_json: str = field(repr=False)
+    max_length: int = 128
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    pad_id: int = 0
+    pad_token: str = "[PAD]"
+    padding_side: str = "right"
+    # What other runtimes (transformers.js) want to read beside tokenizer.json.
+    tokenizer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(self.tokenizer_json)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.max_length)
+        object.__setattr__(self, "_tokenizer", tokenizer)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer  # type: ignore[attr-defined]
+
+    def encode(self, rows: Sequence[Row], length: int | None = None) -> Arrays:
+        return self.pad(self.tokens(rows), length)
+
+    def tokens(self, rows: Sequence[Row]) -> list[Any]:
+        """Tokenize without padding: one ``tokenizers.Encoding`` per row."""
+        pairs = [
+            (row["text"], row["text_pair"]) if row.get("text_pair") is not None else row["text"]
+            for row in rows
+        ]
+        return self.tokenizer.encode_batch(pairs)
+
+    def pad(self, encodings: Sequence[Any], length: int | None = None) -> Arrays:
+        """Pad tokenized rows to ``length`` or to the longest of them."""
+        width = length or max((len(e.ids) for e in encodings), default=1) or 1
+        shape = (len(encodings), width)
+        columns = {
+            "input_ids": (np.full(shape, self.pad_id, np.int64), "ids"),
+            "attention_mask": (np.zeros(shape, np.int64), "attention_mask"),
+            "token_type_ids": (np.zeros(shape, np.int64), "type_ids"),
+        }
+        for name in self.inputs:
+            array, attribute = columns[name]
+            for index, encoding in enumerate(encodings):
+                values = getattr(encoding, attribute)[:width]
+                if self.padding_side == "right":
+                    array[index, : len(values)] = values
+                else:
+                    array[index, width - len(values) :] = values
+        return {name: columns[name][0] for name in self.inputs}
+
+    def lengths(self, rows: Sequence[Row]) -> np.ndarray:
+        """Tokens per row after truncation: int64 [len(rows)]."""
+        return np.array([len(e.ids) for e in self.tokens(rows)], np.int64)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "tokenizer": "tokenizer.json",
+            "max_length": self.max_length,
+            "inputs": list(self.inputs),
+            "pad_id": self.pad_id,
+            "pad_token": self.pad_token,
+            "padding_side": self.padding_side,
+        }
+
+    def save(self, folder: Path) -> list[str]:
+        (folder / "tokenizer.json").write_text(self.tokenizer_json, encoding="utf-8")
+        config = {**self.tokenizer_config, "model_max_length": self.max_length}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        return ["tokenizer.json", "tokenizer_config.json"]
+
+
+@dataclass(frozen=True)
+class ImagePreprocessor:
+    """Resize, rescale and normalise images into float32 [batch, channels, height, width]."""
+
+    kind: ClassVar[str] = "image"
+    height: int
+    width: int
+    channels: int = 3
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    scale: float = 1 / 255
+    resample: int = 2  # PIL's numbering: 0 nearest, 2 bilinear, 3 bicubic
+    inputs: tuple[str, ...] = ("pixel_values",)
+
+    def encode(self, rows: Sequence[Row], length: int | None = None) -> Arrays:
+        shape = (len(rows), self.channels, self.height, self.width)
+        pixels = np.empty(shape, np.float32)
+        for index, row in enumerate(rows):
+            pixels[index] = self.pixels(row["image"])
+        mean = np.asarray(self.mean, np.float32)[:, None, None]
+        std = np.asarray(self.std, np.float32)[:, None, None]
+        return {self.inputs[0]: (pixels * np.float32(self.scale) - mean) / std}
+
+    def pixels(self, image: Any) -> np.ndarray:
+        """Return one image as float32 [channels, height, width] in 0..255, resized."""
+        from PIL import Image
+
+        if isinstance(image, str | Path):
+            try:
+                image = Image.open(image)
+                image.load()
+            except OSError as error:
+                raise InputError(f"cannot read the image {image}: {error}") from error
+        if not isinstance(image, Image.Image):
+            image = Image.fromarray(np.asarray(image, np.uint8))
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        if image.size != (self.width, self.height):
+            image = image.resize((self.width, self.height), self.resample)
+        array = np.asarray(image, np.float32)
+        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, **asdict(self)}
+
+    def save(self, folder: Path) -> list[str]:
+        # transformers.js and AutoImageProcessor read this file.
+        config = {
+            "do_resize": True,
+            "size": {"height": self.height, "width": self.width},
+            "resample": self.resample,
+            "do_rescale": True,
+            "rescale_factor": self.scale,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+            "image_processor_type": "ViTImageProcessor",
+        }
+        (folder / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        return ["preprocessor_config.json"]
+
+
+def load(description: Mapping[str, Any], folder: Path) -> Preprocessor:
+    """Read a preprocessor back from what :meth:`Preprocessor.describe` returned.
+
+    Raises :class:`InputError` for a kind that this version does not know or a missing file.
+    """
+    values = dict(description)
+    kind = values.pop("kind", None)
+    if kind == "image":
+        listed = {"mean", "std", "inputs"}
+        return ImagePreprocessor(**{k: tuple(v) if k in listed else v for k, v in values.items()})
+    if kind == "text":
+        path = folder / values.pop("tokenizer")
+        config = folder / "tokenizer_config.json"
+        if not path.is_file():
+            raise InputError(f"{path} is missing; the bundle is incomplete, export it again")
+        return TextPreprocessor(
+            tokenizer_json=path.read_text(encoding="utf-8"),
+            tokenizer_config=json.loads(config.read_text()) if config.is_file() else {},
+            **{**values, "inputs": tuple(values["inputs"])},
+        )
+    raise InputError(f"unknown preprocessing kind {kind!r} in {folder}; it needs a newer edgekd")
