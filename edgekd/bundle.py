@@ -144,7 +144,9 @@ def encode(
         arrays = preprocessor.encode(rows, max(lengths))
         if len(lengths) > 1 and "attention_mask" in arrays:
             used = int(arrays["attention_mask"].sum(1).max())
-            arrays = preprocessor.encode(rows, min(n for n in lengths if n >= min(used, max(lengths))))
+            arrays = preprocessor.encode(
+                rows, min(n for n in lengths if n >= min(used, max(lengths)))
+            )
     return {spec.name: arrays[spec.name].astype(spec.dtype) for spec in manifest.inputs}
 
 

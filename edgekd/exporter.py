@@ -1,7 +1,7 @@
 """The contract every exporter implements, the registry, and the one way to make a bundle.
 
-An exporter never decides by itself that its output is right: :func:`export` opens what was
-written, runs it on real rows, compares with torch, and only then moves the bundle into place.
+An exporter never decides by itself that its output is right: :meth:`Exporter.lower` opens what
+was written, runs it on real rows, compares with torch, and only then moves it into place.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from edgekd.bundle import Bundle
+from edgekd.bundle import Bundle, Manifest, encode, write
 from edgekd.errors import InputError, VerificationError, nearest
 
 if TYPE_CHECKING:
-    from edgekd.preprocess import Row
+    from edgekd.preprocess import Preprocessor, Row
     from edgekd.program import Program, Shapes
 
 GROUP = "edgekd.exporters"
@@ -99,28 +99,35 @@ class Session(Protocol):
 
 
 class Exporter(ABC):
-    """One target. Third parties register theirs under the entry-point group ``edgekd.exporters``."""
+    """One target. Third parties register theirs under the entry-point group ``edgekd.exporters``.
+
+    A subclass writes model files (:meth:`write_float`, :meth:`write_compressed`); the base class
+    opens them, compares them on real rows, adds the golden samples and moves the finished bundle
+    into place, so that no exporter can skip the check.
+    """
 
     name: ClassVar[str]
-    default_precisions: ClassVar[tuple[str, ...]]
+    # Largest relative error against torch (float) or against the float bundle (compressed) with
+    # which a bundle may leave; a precision that is not named must only be finite.
+    tolerances: ClassVar[Mapping[str, float]]
 
     @abstractmethod
     def precisions(self, spec: Spec) -> tuple[str, ...]:
         """Every precision that ``spec`` allows, the float one first."""
 
     @abstractmethod
-    def lower(self, program: Program, spec: Spec, out: Path) -> Bundle:
-        """Write the float bundle of ``program`` into the existing empty folder ``out``."""
+    def write_float(self, program: Program, spec: Spec, folder: Path) -> Manifest:
+        """Write the float model of ``program`` into the empty ``folder``; describe it."""
+
+    @abstractmethod
+    def write_compressed(
+        self, bundle: Bundle, plan: Plan, calibration: Sequence[Row], folder: Path
+    ) -> Manifest:
+        """Write ``bundle``'s model compressed by ``plan`` into the empty ``folder``."""
 
     @abstractmethod
     def groups(self, bundle: Bundle) -> list[Group]:
         """List the compressible parts, in graph order."""
-
-    @abstractmethod
-    def compress(
-        self, bundle: Bundle, plan: Plan, calibration: Sequence[Row], out: Path
-    ) -> Bundle:
-        """Write a copy of ``bundle`` compressed by ``plan`` into the existing empty ``out``."""
 
     @abstractmethod
     def inspect(self, bundle: Bundle) -> dict[str, Any]:
@@ -133,6 +140,68 @@ class Exporter(ABC):
     @abstractmethod
     def open(self, bundle: Bundle, runtime: Runtime | None = None) -> Session:
         """Load the bundle. Must import neither torch nor transformers where the target allows."""
+
+    def lower(self, program: Program, spec: Spec, out: Path) -> Bundle:
+        """Export ``program`` in float, compare with torch on its rows, and publish at ``out``.
+
+        Raises :class:`VerificationError` where the numbers differ; ``out`` then stays as it was.
+        """
+        stage = _staged(out)
+        manifest = self.write_float(program, spec, stage)
+        inputs = encode(manifest, program.preprocessor, program.rows)
+        return self._finish(
+            stage, out, manifest, program.preprocessor, program.rows, inputs, program.run(inputs)
+        )
+
+    def compress(self, bundle: Bundle, plan: Plan, calibration: Sequence[Row], out: Path) -> Bundle:
+        """Compress a float bundle by ``plan``, compare with it, and publish at ``out``.
+
+        ``calibration`` rows set activation ranges where the plan needs them; they never come
+        from the test data.
+        """
+        stage = _staged(out)
+        manifest = self.write_compressed(bundle, plan, calibration, stage)
+        rows, inputs, reference = bundle.golden()
+        return self._finish(stage, out, manifest, bundle.preprocessor, rows, inputs, reference)
+
+    def _finish(
+        self,
+        stage: Path,
+        out: Path,
+        manifest: Manifest,
+        preprocessor: Preprocessor,
+        rows: Sequence[Row],
+        inputs: Mapping[str, np.ndarray],
+        reference: Mapping[str, np.ndarray],
+    ) -> Bundle:
+        session = self.open(Bundle(stage, manifest))
+        try:
+            outputs = _run_rows(session, manifest, inputs)
+        finally:
+            session.close()
+        error, name = worst_error(outputs, reference)
+        allowed = self.tolerances.get(manifest.precision, float("inf"))
+        if not (error <= allowed and np.isfinite(error)):
+            shutil.rmtree(stage, ignore_errors=True)
+            raise VerificationError(
+                f"{self.name} {manifest.precision}: output '{name}' differs from the model it was"
+                f" made from by {error:.2g} relative (allowed {allowed:.2g}) on {len(rows)} rows;"
+                " nothing was written. Try another precision, or --debug for the first bad op"
+            )
+        manifest = replace(manifest, provenance={**manifest.provenance, "relative_error": error})
+        write(stage, manifest, preprocessor, rows, inputs, outputs)
+        return _publish(stage, out)
+
+
+def _run_rows(
+    session: Session, manifest: Manifest, inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Run the rows in one batch, or one by one where the bundle's batch is fixed at 1."""
+    if isinstance(manifest.inputs[0].shape[0], str):
+        return session.run(inputs)
+    count = len(next(iter(inputs.values())))
+    parts = [session.run({k: v[i : i + 1] for k, v in inputs.items()}) for i in range(count)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def available() -> list[str]:
@@ -176,15 +245,15 @@ def worst_error(
     return errors[name], name
 
 
-def staged(out: Path) -> Path:
-    """An empty folder beside ``out`` to build in; :func:`publish` moves it into place."""
+def _staged(out: Path) -> Path:
+    """An empty folder beside ``out`` to build in; :func:`_publish` moves it into place."""
     stage = out.with_name(f"{out.name}.partial")
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     return stage
 
 
-def publish(stage: Path, out: Path) -> Bundle:
+def _publish(stage: Path, out: Path) -> Bundle:
     """Replace ``out`` by the finished ``stage``."""
     old = out.with_name(f"{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -205,7 +274,7 @@ def verify(exporter: Exporter, bundle: Bundle) -> float:
     _, inputs, expected = bundle.golden()
     session = exporter.open(bundle)
     try:
-        error, name = worst_error(session.run(inputs), expected)
+        error, name = worst_error(_run_rows(session, bundle.manifest, inputs), expected)
     finally:
         session.close()
     if not error <= bundle.manifest.tolerance:

@@ -71,7 +71,8 @@ class Program:
         with torch.inference_mode():
             values = self.module(*(torch.from_numpy(arrays[spec.name]) for spec in self.inputs))
         return {
-            spec.name: value.float().numpy() for spec, value in zip(self.outputs, values, strict=True)
+            spec.name: value.float().numpy()
+            for spec, value in zip(self.outputs, values, strict=True)
         }
 
     @property
