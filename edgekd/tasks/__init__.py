@@ -1,0 +1,20 @@
+"""One file per task family; a task is looked up by its Hugging Face name."""
+
+from __future__ import annotations
+
+from edgekd.errors import InputError, nearest
+from edgekd.tasks.base import Metric, Task
+from edgekd.tasks.classification import ImageClassification, TextClassification
+
+__all__ = ["TASKS", "Metric", "Task", "get"]
+
+TASKS: dict[str, Task] = {task.name: task for task in (TextClassification(), ImageClassification())}
+
+
+def get(name: str) -> Task:
+    """Return the task called ``name``; raise :class:`InputError` naming the nearest."""
+    if name not in TASKS:
+        raise InputError(
+            f"unknown task '{name}'{nearest(name, list(TASKS))}; the tasks are {', '.join(TASKS)}"
+        )
+    return TASKS[name]
