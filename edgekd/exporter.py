@@ -6,7 +6,6 @@ was written, runs it on real rows, compares with torch, and only then moves it i
 
 from __future__ import annotations
 
-import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -258,8 +257,8 @@ def _publish(stage: Path, out: Path) -> Bundle:
     old = out.with_name(f"{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
-        os.replace(out, old)
-    os.replace(stage, out)
+        out.replace(old)
+    stage.replace(out)
     shutil.rmtree(old, ignore_errors=True)
     return Bundle.open(out)
 
