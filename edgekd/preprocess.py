@@ -131,7 +131,11 @@ class TextPreprocessor:
 
 @dataclass(frozen=True)
 class ImagePreprocessor:
-    """Resize, rescale and normalise images into float32 [batch, channels, height, width]."""
+    """Resize, rescale and normalise images into float32 [batch, channels, height, width].
+
+    With ``shortest_edge`` the shorter side is resized to it and the middle cut out, as the
+    convolutional families were trained; without, the image is resized to its target directly.
+    """
 
     kind: ClassVar[str] = "image"
     height: int
@@ -141,6 +145,7 @@ class ImagePreprocessor:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     scale: float = 1 / 255
     resample: int = 2  # PIL's numbering: 0 nearest, 2 bilinear, 3 bicubic
+    shortest_edge: int | None = None
     inputs: tuple[str, ...] = ("pixel_values",)
 
     def encode(self, rows: Sequence[Row], length: int | None = None) -> Arrays:
@@ -165,10 +170,21 @@ class ImagePreprocessor:
         if not isinstance(image, Image.Image):
             image = Image.fromarray(np.asarray(image, np.uint8))
         image = image.convert("L" if self.channels == 1 else "RGB")
-        if image.size != (self.width, self.height):
+        if self.shortest_edge:
+            image = _centre_cut(image, self.shortest_edge, self.width, self.height, self.resample)
+        elif image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), self.resample)
         array = np.asarray(image, np.float32)
         return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+    def value_range(self) -> tuple[float, float]:
+        """The least and greatest value that a pixel can take after normalisation."""
+        ends = [
+            (v * self.scale - m) / s
+            for v in (0, 255)
+            for m, s in zip(self.mean, self.std, strict=True)
+        ]
+        return min(ends), max(ends)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self)}
@@ -177,7 +193,11 @@ class ImagePreprocessor:
         # transformers.js and AutoImageProcessor read this file.
         config = {
             "do_resize": True,
-            "size": {"height": self.height, "width": self.width},
+            "size": {"shortest_edge": self.shortest_edge}
+            if self.shortest_edge
+            else {"height": self.height, "width": self.width},
+            "do_center_crop": bool(self.shortest_edge),
+            "crop_size": {"height": self.height, "width": self.width},
             "resample": self.resample,
             "do_rescale": True,
             "rescale_factor": self.scale,
@@ -188,6 +208,13 @@ class ImagePreprocessor:
         }
         (folder / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n")
         return ["preprocessor_config.json"]
+
+
+def _centre_cut(image: Any, edge: int, width: int, height: int, resample: int) -> Any:
+    factor = edge / min(image.size)
+    size = tuple(max(round(side * factor), 1) for side in image.size)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return image.resize(size, resample).crop((left, top, left + width, top + height))
 
 
 def load(description: Mapping[str, Any], folder: Path) -> Preprocessor:

@@ -7,6 +7,7 @@ signature, so that ONNX and Core ML start from the same graph and cannot drift a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -101,10 +102,14 @@ def _capture(program: Program, shapes: Shapes) -> ExportedProgram:
         dtype = getattr(torch, spec.dtype)
         example.append(torch.ones(shape, dtype=dtype))
         dynamic.append({i: dims[d] for i, d in enumerate(spec.shape) if dims.get(str(d))})
+    # torch.export sees `forward(*tensors)` as one argument that is a tuple.
+    kinds = [p.kind for p in inspect.signature(program.module.forward).parameters.values()]
+    variadic = inspect.Parameter.VAR_POSITIONAL in kinds
+    dynamic_shapes: Any = (tuple(dynamic),) if variadic else tuple(dynamic)
     with torch.no_grad():
         return torch.export.export(
             program.module,
             tuple(example),
-            dynamic_shapes=tuple(dynamic) if any(dynamic) else None,
+            dynamic_shapes=dynamic_shapes if any(dynamic) else None,
             strict=False,
         )
