@@ -1,0 +1,308 @@
+"""Read labelled and unlabelled rows from wherever a user keeps them.
+
+A source is a file (CSV, TSV, JSON Lines, Parquet), a folder with one sub-folder per class, a
+Hugging Face data set (``id``, ``id:split`` or a saved folder) or ``builtin:digits/train``.
+Every source ends as the same canonical rows: ``text`` (and ``text_pair``) or ``image``, and
+``label``, which is always a class name or absent.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.errors import InputError, MissingDependency, nearest
+from edgekd.preprocess import Row
+from edgekd.tasks import Task
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+OVERLAP_LIMIT = 0.02  # of the test rows
+
+
+def read_rows(
+    source: str | Path,
+    task: Task,
+    columns: Mapping[str, str] | None = None,
+    *,
+    labelled: bool = True,
+) -> list[dict[str, Any]]:
+    """Read every row of ``source``; ``columns`` maps a role (``text``, ``label``) to a column.
+
+    Raises :class:`InputError` naming the file and line for a missing file, a missing column, an
+    empty cell or an unreadable row.
+    """
+    records, where = _records(str(source))
+    mapping = _columns(records, task, dict(columns or {}), where, labelled)
+    rows: list[dict[str, Any]] = []
+    for number, record in enumerate(records, 1):
+        row = {role: record.get(column) for role, column in mapping.items()}
+        for role, value in row.items():
+            if value is None or (isinstance(value, str) and not value):
+                raise InputError(
+                    f"{where}, row {number}: the column '{mapping[role]}' is empty; fill or drop it"
+                )
+        for role in ("text", "text_pair", "label"):
+            if role in row:
+                row[role] = str(row[role])
+        if "image" in row:
+            row["image"] = _pixels(row["image"], where, number)
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{where} has no rows")
+    return rows
+
+
+def content_key(row: Row) -> bytes:
+    """What makes two rows the same example: case-folded, space-squeezed text, or the pixels."""
+    digest = hashlib.blake2b(digest_size=16)
+    for role in ("text", "text_pair"):
+        if row.get(role) is not None:
+            digest.update(" ".join(str(row[role]).casefold().split()).encode() + b"\0")
+    if "image" in row:
+        image = np.asarray(row["image"])
+        digest.update(str(image.shape).encode() + np.ascontiguousarray(image).tobytes())
+    return digest.digest()
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Test rows that also stand in the training data."""
+
+    test_rows: int  # how many test rows have a twin in the training data
+    dropped: int  # how many training rows were dropped for it
+    share: float  # of the test set
+
+
+def drop_overlap(
+    train: list[dict[str, Any]], test: Sequence[Row], *, allow: bool
+) -> tuple[list[dict[str, Any]], Overlap]:
+    """Drop from ``train`` what also stands in ``test``; above 2 % of the test set, refuse."""
+    seen = {content_key(row) for row in test}
+    keys = [content_key(row) for row in train]
+    kept = [row for row, key in zip(train, keys, strict=True) if key not in seen]
+    shared = seen & set(keys)
+    twins = sum(content_key(row) in shared for row in test) if shared else 0
+    overlap = Overlap(twins, len(train) - len(kept), twins / len(test))
+    if overlap.share > OVERLAP_LIMIT and not allow:
+        raise InputError(
+            f"{twins} of {len(test)} test rows ({overlap.share:.1%}) also stand in the training data;"
+            f" above {OVERLAP_LIMIT:.0%} no result can be trusted. Split the data again, or say"
+            " 'allow_overlap: true' under data: to drop them from training and go on"
+        )
+    return kept, overlap
+
+
+def hold_out(
+    rows: Sequence[dict[str, Any]], fraction: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Split off about ``fraction`` of the rows by content, so equal rows stay together."""
+    kept, held = [], []
+    for row in rows:
+        value = int.from_bytes(content_key(row)[:8], "big") / 2**64
+        (held if value < fraction else kept).append(row)
+    return kept, held
+
+
+def check_classes(rows: Sequence[Row], labels: Sequence[str], where: str) -> None:
+    """Every class must have a training row; raise :class:`InputError` naming the empty ones."""
+    counts = Counter(row["label"] for row in rows)
+    empty = [label for label in labels if not counts[label]]
+    if empty:
+        raise InputError(
+            f"{where} has no row of the class {', '.join(map(repr, empty[:5]))}"
+            f"{f' and {len(empty) - 5} more' if len(empty) > 5 else ''}; add examples, or say"
+            " 'allow_empty_classes: true' under data:"
+        )
+
+
+def _records(source: str) -> tuple[list[Mapping[str, Any]], str]:
+    """Return raw records and a name for messages."""
+    if source.startswith("builtin:"):
+        return _builtin(source), source
+    path = Path(source).expanduser()
+    readers: dict[str, Callable[[Path], Iterable[Mapping[str, Any]]]] = {
+        ".csv": lambda p: _csv(p, ","),
+        ".tsv": lambda p: _csv(p, "\t"),
+        ".jsonl": _jsonl,
+        ".ndjson": _jsonl,
+        ".parquet": _parquet,
+    }
+    if path.is_dir():
+        if (path / "dataset_info.json").is_file() or (path / "state.json").is_file():
+            return _hub(source, None, saved=True), source
+        return _folder_of_classes(path), source
+    if path.suffix.lower() in readers:
+        if not path.is_file():
+            raise InputError(f"the data file {source} does not exist")
+        try:
+            return list(readers[path.suffix.lower()](path)), str(path)
+        except (UnicodeDecodeError, csv.Error, OSError) as error:
+            raise InputError(f"{source} cannot be read: {error}") from error
+    if path.exists():
+        raise InputError(
+            f"{source}: unknown kind of data file '{path.suffix}'; use .csv, .tsv, .jsonl or .parquet"
+        )
+    if source.count("/") > 1 or path.is_absolute() or source.startswith("."):
+        raise InputError(f"the data {source} does not exist")
+    name, _, split = source.partition(":")
+    return _hub(name, split or None), source
+
+
+def _csv(path: Path, delimiter: str) -> Iterator[Mapping[str, Any]]:
+    csv.field_size_limit(1 << 30)
+    text = path.read_text(encoding="utf-8-sig")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    for record in reader:
+        if None in record or None in record.values():
+            raise InputError(
+                f"{path}, line {reader.line_num}: the row does not have the {len(reader.fieldnames or [])}"
+                " columns of the header; quote texts that contain the delimiter"
+            )
+        yield record
+
+
+def _jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(record, dict):
+                raise InputError(f"{path}, line {number}: not an object with columns")
+            yield record
+
+
+def _parquet(path: Path) -> list[Mapping[str, Any]]:
+    import pyarrow.parquet
+    from pyarrow import ArrowInvalid
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except ArrowInvalid as error:
+        raise InputError(f"{path} is not a readable Parquet file: {error}") from error
+    names = _class_names(table.schema.metadata or {})
+    records = table.to_pylist()
+    for record in records:
+        for column, classes in names.items():
+            if isinstance(record.get(column), int):
+                record[column] = classes[record[column]]
+    return records
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """The class names that the datasets library leaves in a Parquet file."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError):
+        return {}
+    return {k: v["names"] for k, v in features.items() if isinstance(v, dict) and "names" in v}
+
+
+def _folder_of_classes(path: Path) -> list[Mapping[str, Any]]:
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise InputError(f"{path} has no class folders; put the images of each class in its own")
+    records: list[Mapping[str, Any]] = []
+    for folder in folders:
+        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_ENDINGS)
+        if not files:
+            raise InputError(f"the class folder {folder} holds no image; add some or remove it")
+        records += [{"image": str(file), "label": folder.name} for file in files]
+    return records
+
+
+def _hub(name: str, split: str | None, *, saved: bool = False) -> list[Mapping[str, Any]]:
+    import datasets
+
+    try:
+        data = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        text = " ".join(str(error).split())[:160]
+        if saved:
+            raise InputError(f"the data set in {name} cannot be read: {text}") from error
+        raise MissingDependency(
+            f"cannot fetch the data set '{name}' ({text}); check the id and the network, or give a"
+            " local file"
+        ) from error
+    if isinstance(data, dict):
+        raise InputError(f"{name} has the splits {', '.join(data)}; say which one: {name}:SPLIT")
+    classes = {k: f.names for k, f in data.features.items() if isinstance(f, datasets.ClassLabel)}
+    return [
+        {k: classes[k][v] if k in classes and v is not None else v for k, v in record.items()}
+        for record in data
+    ]
+
+
+def _builtin(source: str) -> list[Mapping[str, Any]]:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels of 0..16, split once by a seed."""
+    name, _, split = source.removeprefix("builtin:").partition("/")
+    if name != "digits" or split not in ("train", "test"):
+        raise InputError(f"unknown data '{source}'; there are builtin:digits/train and /test")
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, targets = load_digits(return_X_y=True)
+    pixels = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    parts = train_test_split(pixels, targets, test_size=0.25, stratify=targets, random_state=0)
+    chosen = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
+    return [{"image": i, "label": str(t)} for i, t in zip(*chosen, strict=True)]
+
+
+def _columns(
+    records: Sequence[Mapping[str, Any]],
+    task: Task,
+    given: dict[str, str],
+    where: str,
+    labelled: bool,
+) -> dict[str, str]:
+    """Decide which column plays which role."""
+    found = list(records[0]) if records else []
+    mapping: dict[str, str] = {}
+    for role, column in given.items():
+        if column not in found and (labelled or role != "label"):
+            raise InputError(
+                f"{where} has no column '{column}'{nearest(column, found)}; it has"
+                f" {', '.join(map(str, found))}"
+            )
+        if column in found:
+            mapping[role] = column
+    for role, candidates in task.default_columns.items():
+        if role in mapping or (role == "label" and not labelled):
+            continue
+        match = next((name for name in candidates if name in found), None)
+        if match is None:
+            raise InputError(
+                f"{where} has no {role} column (looked for {', '.join(candidates)}); it has"
+                f" {', '.join(map(str, found))}: say which with '{role}: COLUMN' under data:"
+            )
+        mapping[role] = match
+    return mapping
+
+
+def _pixels(value: Any, where: str, number: int) -> np.ndarray:
+    """Decode a path, a PIL image, encoded bytes or nested lists to uint8 [H, W] or [H, W, C]."""
+    from PIL import Image
+
+    try:
+        if isinstance(value, Mapping):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            value = io.BytesIO(value)
+        if isinstance(value, str | io.BytesIO):
+            image = Image.open(value)
+            value = image if image.mode in ("L", "RGB") else image.convert("RGB")
+        return np.asarray(value, np.uint8)
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"{where}, row {number}: not a readable image ({error})") from error
