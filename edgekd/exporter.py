@@ -109,6 +109,8 @@ class Exporter(ABC):
     # Largest relative error against torch (float) or against the float bundle (compressed) with
     # which a bundle may leave; a precision that is not named must only be finite.
     tolerances: ClassVar[Mapping[str, float]]
+    # Modules that open() imports; the bench imports them before it times or weighs anything.
+    runtime_modules: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def precisions(self, spec: Spec) -> tuple[str, ...]:
