@@ -1,0 +1,1 @@
+"""What a run says of itself: report.json, report.html and the student's model card."""
