@@ -47,5 +47,7 @@ def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest known word, or ``""``."""
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    # Swapped letters are the commonest slip: 'tset' means 'test' before it means 'text'.
+    close.sort(key=lambda candidate: sorted(candidate) != sorted(word))
     return f" (did you mean '{close[0]}'?)" if close else ""

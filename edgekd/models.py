@@ -238,7 +238,8 @@ def _text_preprocessor(
             f"the tokenizer of {source} has {size} pieces and the model only {table} embeddings:"
             " they do not belong together"
         )
-    limit = min(int(tokenizer.model_max_length), _positions(config))
+    positions = getattr(config, "max_position_embeddings", None) or 512
+    limit = min(int(tokenizer.model_max_length), positions - position_offset(config))
     names = [n for n in ("input_ids", "attention_mask") if n in tokenizer.model_input_names]
     init = {k: v for k, v in tokenizer.init_kwargs.items() if isinstance(v, str | int | bool)}
     private = ("name_or_path", "is_local", "local_files_only", "backend")
@@ -258,11 +259,10 @@ def _text_preprocessor(
     return preprocessor
 
 
-def _positions(config: Any) -> int:
-    """How many tokens the position table serves; RoBERTa's starts after its padding index."""
-    size = getattr(config, "max_position_embeddings", None) or 512
+def position_offset(config: Any) -> int:
+    """Rows of the position table that serve no token: RoBERTa counts from its padding index."""
     roberta_like = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
-    return size - (config.pad_token_id or 0) - 1 if roberta_like else size
+    return (config.pad_token_id or 0) + 1 if roberta_like else 0
 
 
 def _compare_with_library(source: str, tokenizer: Any, preprocessor: TextPreprocessor) -> None:

@@ -1,0 +1,274 @@
+"""The YAML file a user writes, as pydantic models.
+
+Unknown keys are errors that name the nearest valid key. ``${NAME}`` stands for an environment
+variable. Sizes read ``6 MB``, shares read ``98.5%`` or ``0.985``, durations ``5 ms``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from edgekd import tasks
+from edgekd.errors import EdgekdError, InputError, nearest
+
+_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_bytes(value: Any) -> int:
+    """``6 MB`` -> 6,000,000; ``6 MiB`` -> 6,291,456; a bare number is bytes."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*([kmg]?i?b)?\s*", str(value).lower())
+    if not match:
+        raise ValueError(f"'{value}' is not a size; write it as 6 MB")
+    return round(float(match[1]) * _UNITS[match[2] or "b"])
+
+
+def parse_share(value: Any) -> float:
+    """``98.5%`` -> 0.985."""
+    text = str(value).strip()
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+
+
+def parse_milliseconds(value: Any) -> float:
+    """``5 ms`` -> 5.0; ``0.5 s`` -> 500.0."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*(ms|s)?\s*", str(value).lower())
+    if not match:
+        raise ValueError(f"'{value}' is not a duration; write it as 5 ms")
+    return float(match[1]) * (1000 if match[2] == "s" else 1)
+
+
+def parse_factor(value: Any) -> float:
+    """``5x`` -> 5.0."""
+    return float(str(value).strip().lower().removesuffix("x").removesuffix("×"))
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+Share = Annotated[float, BeforeValidator(parse_share), Field(ge=0)]
+Milliseconds = Annotated[float, BeforeValidator(parse_milliseconds), Field(gt=0)]
+Factor = Annotated[float, BeforeValidator(parse_factor), Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Training(_Section):
+    """How one model is trained; the student and its control share every value."""
+
+    epochs: Annotated[int, Field(ge=1)] = 10
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Positive = 3e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06  # share of all steps
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    max_grad_norm: Positive = 1.0
+
+
+class Distill(Training):
+    """Distillation: the objective beside the training values."""
+
+    temperature: Positive = 2.0
+    soft_weight: Annotated[float, Field(ge=0)] = 1.0
+    hard_weight: Annotated[float, Field(ge=0)] = 0.0
+    control: bool = True  # train student-no-kd at the same budget
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Distill:
+        if self.soft_weight + self.hard_weight <= 0:
+            raise ValueError("soft_weight and hard_weight are both 0: nothing would be learned")
+        return self
+
+
+class Teacher(_Section):
+    """A fine-tuned ``model``, or a ``base`` / ``config`` that ``fit`` trains on the data first."""
+
+    model: str | None = None
+    base: str | None = None
+    config: dict[str, Any] | None = None
+    revision: str | None = None
+    fit: Training = Training(epochs=3, learning_rate=5e-5)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Teacher:
+        if sum(x is not None for x in (self.model, self.base, self.config)) != 1:
+            raise ValueError(
+                "give exactly one of model (fine-tuned), base or config (to be fitted)"
+            )
+        return self
+
+
+class Data(_Section):
+    """Where the rows are and which columns play which role."""
+
+    train: str
+    test: str
+    selection: str | None = None  # else held out of train where something is chosen
+    unlabelled: str | None = None  # the teacher labels it
+    text: str | None = None
+    text_pair: str | None = None
+    image: str | None = None
+    label: str | None = None
+    labels: list[str] | None = None  # the order that integer labels mean
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    allow_overlap: bool = False
+    allow_empty_classes: bool = False
+
+    @property
+    def columns(self) -> dict[str, str]:
+        roles = ("text", "text_pair", "image", "label")
+        return {role: getattr(self, role) for role in roles if getattr(self, role)}
+
+
+class Student(_Section):
+    """From the teacher (layers copied, vocabulary trimmed), or any model or config."""
+
+    layers: list[Annotated[int, Field(ge=0)]] | None = None  # of the teacher, counted from 0
+    vocabulary: Literal["keep", "trim"] = "keep"
+    model: str | None = None
+    config: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Student:
+        if sum(x is not None for x in (self.layers, self.model, self.config)) > 1:
+            raise ValueError("give one of layers (of the teacher), model or config")
+        if self.layers is not None and not self.layers:
+            raise ValueError("layers is empty; name at least one of the teacher's layers")
+        return self
+
+
+class Target(_Section):
+    """One export target; unset values are the exporter's defaults."""
+
+    precisions: list[str] = []
+    batch: int | None = None
+    lengths: list[int] = []
+    deployment: str | None = None
+    options: dict[str, Any] = {}
+
+
+class Budget(_Section):
+    """What the device allows. Every line becomes a row of the verdict."""
+
+    retained: Share | None = None  # at least, of the teacher's main metric
+    size: Bytes | None = None  # at most, files the runtime loads
+    latency: Milliseconds | None = None  # at most, p50
+    speedup: Factor | None = None  # at least, over the teacher's fp32 in the same runtime
+    memory: Bytes | None = None  # at most, peak above the after-import baseline
+    load: Milliseconds | None = None  # at most
+
+
+class Recipe(_Section):
+    """The whole file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    task: str
+    teacher: Teacher
+    data: Data
+    student: Student = Student()
+    distill: Distill = Distill()
+    targets: dict[str, Target] = {"onnx": Target()}
+    profiles: list[str] = ["host"]
+    budget: Budget = Budget()
+    seed: int = 0
+    license: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        """``teacher: PATH`` and ``targets: [onnx]`` mean what they look like."""
+        if isinstance(values, dict):
+            values = dict(values)
+            if isinstance(values.get("teacher"), str):
+                values["teacher"] = {"model": values["teacher"]}
+            if isinstance(values.get("targets"), list):
+                values["targets"] = {name: {} for name in values["targets"]}
+            if isinstance(values.get("targets"), dict):
+                values["targets"] = {k: v or {} for k, v in values["targets"].items()}
+            if isinstance(values.get("profiles"), str):
+                values["profiles"] = [values["profiles"]]
+        return values
+
+
+def load(path: Path) -> Recipe:
+    """Read, expand and validate a recipe; every fault is an :class:`InputError` of one line."""
+    if not path.is_file():
+        raise InputError(
+            f"the recipe {path} does not exist; 'edgekd init' writes one to start from"
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise InputError(
+            f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)})"
+        ) from error
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{path} is empty or not a mapping; 'edgekd init' writes one to start from"
+        )
+    return validate(_expand(values, path), str(path))
+
+
+def validate(values: dict[str, Any], where: str) -> Recipe:
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_first_fault(error)}") from error
+    try:
+        tasks.get(recipe.task)
+    except EdgekdError as error:
+        raise InputError(f"{where}: {error}") from error
+    return recipe
+
+
+def _expand(value: Any, path: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(item, path) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, path) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in os.environ:
+            raise InputError(
+                f"{path} uses ${{{name}}}, which is not set; set the environment variable {name}"
+                + (" to the folder that holds data/ and models/" if name == "EDGEKD_ASSETS" else "")
+            )
+        return os.environ[name]
+
+    return re.sub(r"\$\{(\w+)\}", replace, value)
+
+
+def _first_fault(error: ValidationError) -> str:
+    """The first fault of a recipe in the user's words: where, what, and the nearest valid key."""
+    faults = error.errors()
+    fault = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        known = _keys(fault["loc"][:-1])
+        key = str(fault["loc"][-1])
+        return f"unknown key '{where}'{nearest(key, known)}; valid here: {', '.join(known)}"
+    if fault["type"] == "missing":
+        return f"the key '{where}' is missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{where or 'recipe'}: {message}"
+
+
+def _keys(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Recipe
+    for part in location:
+        field = model.model_fields.get(str(part)) if hasattr(model, "model_fields") else None
+        model = Target if field is None else field.annotation
+        if getattr(model, "__origin__", None) is dict:
+            model = Target
+    return list(getattr(model, "model_fields", {}))
