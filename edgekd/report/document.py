@@ -78,6 +78,7 @@ class Bench(Part):
     inputs: str | None = None  # what was fed: "256 test sentences, batch 1"
     method: str | None = None  # of a projection, with its error; or the citation
     missing: str | None = None  # why there is no latency
+    details: dict[str, Any] = {}  # raw samples, fingerprint, throughput: kept, not rendered
 
     @model_validator(mode="after")
     def _honest(self) -> Self:
@@ -108,6 +109,7 @@ class BundleRow(Scores):
     evidence: Evidence  # of the scores
     bench: list[Bench] = []
     missing: str | None = None  # why there are no scores
+    exact: dict[str, Any] = {}  # what Exporter.inspect counted: MACs, ops
     notes: list[str] = []
 
     @model_validator(mode="after")
