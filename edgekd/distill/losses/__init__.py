@@ -1,0 +1,1 @@
+"""Distillation losses, one normalisation for all of them (see ``reduction.py``)."""
