@@ -1,0 +1,198 @@
+"""The process that is measured: ``python -m edgekd.bench.worker``.
+
+One JSON request per line on stdin, one JSON reply per line on stdout, so that the side that asks
+decides what is interleaved with what, on this machine or across ssh or adb. Only the bundle's
+exporter is imported, and neither torch nor transformers. Inputs arrive encoded: the tokenizer's
+memory and time are not the model's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.bench import environment
+from edgekd.bundle import Bundle
+from edgekd.errors import EdgekdError, InputError
+from edgekd.exporter import Exporter, Runtime, Session, get
+
+Feeds = list[dict[str, np.ndarray]]
+
+
+class Worker:
+    """One bundle, its encoded rows and the requests about them. Times are in milliseconds."""
+
+    exporter: Exporter
+    bundle: Bundle
+    session: Session
+
+    def prepare(
+        self, bundle: str, feeds: str, runtime: dict[str, Any], affinity: list[int] | None = None
+    ) -> dict[str, Any]:
+        """Import what the bundle needs and read the rows; everything up to loading the model."""
+        if affinity:
+            _pin(affinity)
+        self.bundle = Bundle.open(bundle)
+        self.exporter = get(self.bundle.manifest.target)
+        for name in self.exporter.runtime_modules:
+            import_module(name)
+        self.runtime = Runtime(**runtime)
+        self.feeds = read_feeds(Path(feeds))
+        self.cursor = 0
+        return {"environment": environment.describe(), "rows": len(self.feeds)}
+
+    def open(self) -> dict[str, Any]:
+        """Load the bundle."""
+        start = time.perf_counter()
+        self.session = self.exporter.open(self.bundle, self.runtime)
+        load = _since(start)
+        return {"load_ms": load, "kind": self.session.kind, "session": self.session.describe()}
+
+    def first(self) -> dict[str, Any]:
+        """The first inference, which plans memory and packs weights."""
+        return {"first_ms": self._next()}
+
+    def warm(self, seconds: float, count: int) -> dict[str, Any]:
+        """Run until both ``seconds`` and ``count`` inferences have passed."""
+        start, done = time.perf_counter(), 0
+        while done < count or time.perf_counter() - start < seconds:
+            self._next()
+            done += 1
+        self.cursor = 0
+        return {"warm": done, "warm_ms": _since(start)}
+
+    def block(self, seconds: float, limit: float) -> dict[str, Any]:
+        """Whole passes over the rows for at least ``seconds``; cut off after ``limit`` seconds.
+
+        Whole passes, so that every measurement sees the same mixture of lengths.
+        """
+        self.cursor = 0
+        samples: list[float] = []
+        energy = environment.energy_joules()
+        start = time.perf_counter()
+        while True:
+            samples.append(self._next())
+            elapsed = time.perf_counter() - start
+            whole = len(samples) % len(self.feeds) == 0
+            if elapsed >= limit or (whole and elapsed >= seconds):
+                break
+        after = environment.energy_joules()
+        joules = None if energy is None or after is None else (after - energy) / len(samples)
+        return {"samples_ms": samples, "joules": joules}
+
+    def step(self, count: int) -> dict[str, Any]:
+        """The next ``count`` rows: one short slice of an interleaved comparison."""
+        return {"samples_ms": [self._next() for _ in range(count)]}
+
+    def memory(self, passes: int) -> dict[str, Any]:
+        """Peak memory of loading and running, above what the process held after its imports.
+
+        The kernel keeps the high-water mark, so no peak between two readings is missed.
+        """
+        environment.reset_peak()
+        baseline = environment.memory_bytes("VmRSS")
+        self.open()
+        if _has_children():
+            return {"peak_memory_bytes": None, "why": "the runtime is a process of its own"}
+        for _ in range(passes * len(self.feeds)):
+            self._next()
+        peak = environment.memory_bytes("VmHWM")
+        return {"peak_memory_bytes": peak - baseline, "baseline_bytes": baseline}
+
+    def load(self, clients: int, samples: int, seconds: float) -> dict[str, Any]:
+        """Closed-loop load: ``clients`` threads, each asking again as soon as it is answered.
+
+        They share one session, as a server would; at least ``samples`` requests and ``seconds``.
+        """
+        from edgekd.bench.concurrency import closed_loop
+
+        latencies, wall = closed_loop(self.session, self.feeds, clients, samples, seconds)
+        return {"samples_ms": latencies, "wall_s": wall}
+
+    def control(self, count: int) -> dict[str, Any]:
+        """Time a fixed kernel that no change of a bundle can alter: the machine's own pace."""
+        left = np.random.default_rng(0).standard_normal((192, 192)).astype(np.float32)
+        samples = []
+        for _ in range(count):
+            start = time.perf_counter()
+            value = left
+            for _ in range(8):
+                value = np.tanh(value @ left * np.float32(0.05))
+            samples.append(_since(start))
+        return {"samples_ms": samples}
+
+    def close(self) -> dict[str, Any]:
+        self.session.close()
+        return {}
+
+    def _next(self) -> float:
+        feeds = self.feeds[self.cursor % len(self.feeds)]
+        self.cursor += 1
+        start = time.perf_counter()
+        self.session.run(feeds)
+        return _since(start)
+
+
+def write_feeds(file: Path, feeds: Feeds) -> None:
+    """Write one encoded batch per row; :func:`read_feeds` reads them back in order."""
+    arrays = {f"{i}.{name}": a for i, feed in enumerate(feeds) for name, a in feed.items()}
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def read_feeds(file: Path) -> Feeds:
+    feeds: dict[int, dict[str, np.ndarray]] = {}
+    with np.load(file) as arrays:
+        for key in arrays.files:
+            index, _, name = key.partition(".")
+            feeds.setdefault(int(index), {})[name] = arrays[key]
+    return [feeds[index] for index in sorted(feeds)]
+
+
+def _since(start: float) -> float:
+    return round((time.perf_counter() - start) * 1e3, 5)
+
+
+def _pin(cpus: list[int]) -> None:
+    if not hasattr(os, "sched_setaffinity"):
+        raise InputError("runtime.affinity is set, but this system cannot pin a process to CPUs")
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        raise InputError(f"runtime.affinity {cpus} names CPUs that are not usable here") from error
+
+
+def _has_children() -> bool:
+    try:
+        tasks = Path("/proc/self/task").iterdir()
+        return any((task / "children").read_text().strip() for task in tasks)
+    except OSError:
+        return False
+
+
+def main() -> None:
+    # What a library prints must not end up between two replies: replies get a descriptor of
+    # their own, and stdout joins stderr.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    worker = Worker()
+    for line in sys.stdin:
+        request = json.loads(line)
+        method: Callable[..., dict[str, Any]] = getattr(worker, request.pop("do"))
+        try:
+            reply = method(**request)
+        except EdgekdError as error:
+            reply = {"error": str(error), "exit_code": error.exit_code}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import psutil
+import pytest
+
+from edgekd.bench.measure import compare, measure, spread
+from edgekd.bench.runner import Runner, local_environment
+from edgekd.bundle import Bundle
+from edgekd.errors import InconclusiveError, InputError
+from edgekd.profiles import Profile
+from edgekd.report.document import Bench
+
+
+def quick(bundle, profile, rows, **more):
+    return measure(bundle.path, profile, rows, **{"rounds": 1, "seconds": 0.02, **more})
+
+
+def test_row_of_the_report(make_bundle, profile, rows):
+    found = quick(make_bundle(), profile, rows, rounds=2)
+    row = found.to_dict()
+    Bench.model_validate(row)
+    assert row["evidence"] == "measured" and row["missing"] is None
+    assert (
+        row["latency_ms"]["p50_ci"][0] <= row["latency_ms"]["p50"] <= row["latency_ms"]["p50_ci"][1]
+    )
+    assert len(row["details"]["rounds"]) == 2
+    assert len(found.samples) % len(rows) == 0  # whole passes, so that every length counts alike
+    json.dumps(row)
+
+
+def test_percentiles_wait_for_their_samples(make_bundle, profile, rows):
+    row = quick(make_bundle(), profile, rows[:1], seconds=1e-9).to_dict()
+    assert row["latency_ms"]["samples"] == 1
+    assert row["latency_ms"]["p90"] is None and row["latency_ms"]["p99"] is None
+    assert row["details"]["percentiles"]["missing"]["p99"] == "needs 662 samples, has 1"
+
+
+def test_peak_memory_of_a_known_100_megabytes(make_bundle, profile, rows):
+    small = quick(make_bundle("small"), profile, rows).peak_memory_bytes
+    large = quick(make_bundle("large", megabytes=100), profile, rows).peak_memory_bytes
+    assert abs(large - 100e6) < 3e6
+    assert abs(large - small - 100e6) < 3e6
+
+
+def test_bundle_above_the_memory_cap(make_bundle, rows):
+    capped = Profile(name="p", title="p", target="probe", where="host", memory_cap="50 MB")
+    assert quick(make_bundle("large", megabytes=100), capped, rows).over_memory_cap is True
+    assert quick(make_bundle("small"), capped, rows).over_memory_cap is False
+
+
+def test_interpreter_is_not_timed(make_bundle, profile, rows):
+    row = quick(make_bundle(kind="reference"), profile, rows).to_dict()
+    assert row["evidence"] == "reference" and "latency_ms" not in row
+    assert "not timed" in row["missing"]
+    Bench.model_validate(row)
+
+
+def test_hardware_elsewhere_gets_no_number_of_this_machine(make_bundle, rows):
+    figure = {"value": "8 GB", "source": "https://example.org"}
+    phone = Profile(
+        name="phone", title="phone", target="probe", where="elsewhere",
+        hardware={"cpu": figure, "memory": figure},
+    )  # fmt: skip
+    row = quick(make_bundle(), phone, rows).to_dict()
+    assert "latency_ms" not in row and "peak_memory_bytes" not in row
+    assert "uncalibrated" in row["missing"]
+    assert row["details"]["host"]["latency_ms"]["p50"] > 0
+    Bench.model_validate(row)
+
+
+def test_ratio_of_an_interleaved_run(make_bundle, profile, rows):
+    pair = {"one": make_bundle("one").path, "forty": make_bundle("forty", work=40).path}
+    found = compare(pair, profile, rows, rounds=2, seconds=0.02, memory=False)
+    ratio = found.ratio("forty", "one")
+    assert ratio.low <= ratio.value <= ratio.high
+    assert ratio.value == pytest.approx(found["forty"].p50.value / found["one"].p50.value)
+    assert found["one"].protocol["interleaved_with"] == ["forty", "one"]
+
+
+@pytest.mark.parametrize(
+    ("fail", "says"),
+    [("die", "the probe ran out of luck"), ("load", "status 7"), ("hang", "did not answer")],
+)
+def test_runner_that_fails_is_one_error_and_leaves_nothing(make_bundle, profile, rows, fail, says):
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    with pytest.raises(InconclusiveError, match=says) as caught:
+        quick(
+            make_bundle(fail=fail), profile, rows,
+            start=lambda name: Runner(name, time_limit=3.0 if fail == "hang" else 30.0),
+        )  # fmt: skip
+    assert "\n" not in str(caught.value)
+    assert {p.pid for p in psutil.Process().children(recursive=True)} == before
+
+
+def test_what_a_library_prints_is_no_reply(make_bundle, profile, rows):
+    assert len(quick(make_bundle(fail="chatter"), profile, rows).samples)
+
+
+def test_junk_instead_of_a_reply():
+    with (
+        Runner("junk", [sys.executable, "-c", "print('junk'); input()"]) as runner,
+        pytest.raises(InconclusiveError, match="junk"),
+    ):
+        runner.ask("prepare")
+
+
+def test_bundle_of_another_target(make_bundle, rows):
+    other = Profile(name="p", title="p", target="onnx", where="host")
+    with pytest.raises(InputError, match="choose another profile"):
+        quick(make_bundle(), other, rows)
+
+
+def test_spread_takes_the_lengths_as_they_are_served(make_bundle):
+    class Lengths:
+        def lengths(self, rows):
+            return np.array([row["length"] for row in rows])
+
+    class Fake:
+        preprocessor = Lengths()
+
+    rows = [{"length": n} for n in np.random.default_rng(0).permutation(1000)]
+    picked = [row["length"] for row in spread(rows, Fake())]
+    assert len(picked) == 64
+    for part in (8, 16, 32, 64):  # every beginning is itself spread out
+        steps = np.diff(np.sort(picked[:part]))
+        assert steps.max() < 1.5 * 1000 / part
+
+
+def test_worker_imports_neither_torch_nor_transformers(make_bundle):
+    path = str(Bundle.open(make_bundle().path).path)
+    code = (
+        "import sys, edgekd.bench.worker as w; worker = w.Worker();"
+        f"worker.bundle = w.Bundle.open({path!r}); w.get('probe');"
+        "print([m for m in ('torch', 'transformers', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=local_environment()
+    )
+    assert done.stdout.strip() == "[]", done.stderr
