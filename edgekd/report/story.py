@@ -1,0 +1,158 @@
+"""The sentences of the report and the model card: what the numbers say, in words."""
+
+from __future__ import annotations
+
+from edgekd.report import units
+from edgekd.report.document import BundleRow, Document, speedup
+
+TARGETS = {"onnx": "ONNX", "coreml": "Core ML", "browser": "browser"}
+_SHARES = ("accuracy", "f1", "exact_match", "precision", "recall")
+EVIDENCE = {
+    "measured": "run on that runtime and that hardware",
+    "reference": "numerics executed by the reference interpreter; says nothing about speed",
+    "published": "cited from a source",
+    "projected": "a range computed from other measurements, with its method; never decides",
+}
+_WORDS = {"passed": "Passed", "failed": "Failed", "inconclusive": "Undecided"}
+
+
+def target(name: str) -> str:
+    return TARGETS.get(name, name)
+
+
+def title(name: str) -> str:
+    """``macro_f1`` as ``macro F1``."""
+    return name.replace("_", " ").replace("f1", "F1")
+
+
+def metric(value: float | None, name: str, digits: int = 2) -> str:
+    """A metric in its own form: a percentage where it is a share of examples."""
+    if any(word in name for word in _SHARES):
+        return units.percent(value, digits)
+    return units.number(value)
+
+
+def gain_text(name: str, value: float) -> str:
+    """A difference of two metrics, with its sign."""
+    if any(word in name for word in _SHARES):
+        return units.points(value, 2)
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def interval(ci: tuple[float, float] | None, digits: int = 1) -> str:
+    """``98.7–100.1 %``; empty where there is none."""
+    return f"{100 * ci[0]:.{digits}f}–{100 * ci[1]:.{digits}f} %" if ci else ""
+
+
+def name(row: BundleRow) -> str:
+    """``ONNX int8``"""
+    return f"{target(row.target)} {row.variant}"
+
+
+def short_name(document: Document, row: BundleRow) -> str:
+    """A bundle's name in a plot: the target only where there are several."""
+    several = len({bundle.target for bundle in document.bundles}) > 1
+    return f"{target(row.target)} {row.variant}" if several else row.variant
+
+
+def status(document: Document) -> str:
+    return _WORDS[document.verdict.status]
+
+
+def headline(document: Document) -> str:
+    """What the chosen bundle is, in one sentence."""
+    row = document.bundle(document.chosen)
+    if row is None:
+        return "No bundle was chosen."
+    subject = f"The {name(row)} bundle"
+    kept = f" keeps {units.percent(row.retained)} of its teacher's {title(document.metric or '')}"
+    if row.retained is None:
+        kept = " was not compared with its teacher"
+    sentence = f"{subject}{kept} in {units.size(row.size_bytes)}"
+    smaller, faster = shrink(document, row), best_speedup(document, row)
+    parts = [f"{units.times(smaller)} smaller"] if smaller and smaller > 1 else []
+    if faster:
+        parts.append(f"{units.times(faster)} {'faster' if faster >= 1 else 'of the speed'}")
+    return f"{sentence}: {' and '.join(parts)}." if parts else f"{sentence}."
+
+
+def shrink(document: Document, row: BundleRow) -> float | None:
+    """Size of the teacher's fp32 export for the same target, over this bundle's."""
+    for other in document.bundles:
+        if (other.model, other.target, other.precision) == ("teacher", row.target, "fp32"):
+            return other.size_bytes / row.size_bytes
+    return None
+
+
+def best_speedup(document: Document, row: BundleRow) -> float | None:
+    """Speed-up over the teacher under the profile that the plots show."""
+    profile = main_profile(document)
+    found = (speedup(document, row, bench) for bench in row.bench if bench.profile == profile)
+    return next((value for value in found if value), None)
+
+
+def main_profile(document: Document) -> str | None:
+    """The profile under which most bundles were measured."""
+    profiles = [b.profile for row in document.bundles for b in row.bench if b.latency_ms]
+    measured = [
+        b.profile
+        for row in document.bundles
+        for b in row.bench
+        if b.latency_ms and b.evidence == "measured"
+    ]
+    return max(dict.fromkeys(profiles), key=measured.count, default=None)
+
+
+def bought(document: Document) -> str:
+    """What distillation bought, and whether the interval is clear of zero."""
+    gain = document.gain
+    if gain is None:
+        return "The same student was not trained without the teacher, so the gain is unknown."
+    low, high = gain.ci
+    value = gain_text(gain.metric, gain.value)
+    span = f"{gain_text(gain.metric, low)} to {gain_text(gain.metric, high)}"
+    if low > 0:
+        end = "the interval lies above zero: distillation helped."
+    elif high < 0:
+        end = "the interval lies below zero: distillation hurt here."
+    else:
+        end = "the interval includes zero: on this data the two cannot be told apart."
+    over = f" over {gain.seeds} seeds" if gain.seeds > 1 else ""
+    return (
+        f"At the same budget the student is {value} against itself trained without the teacher, in"
+        f" {title(gain.metric)} (95 % interval {span}{over}); {end}"
+    )
+
+
+def inherited(document: Document) -> str:
+    """How much of the teacher's error the student repeats."""
+    spots = document.blind_spots
+    teacher = sum(spot.teacher_errors for spot in spots)
+    student = sum(spot.student_errors for spot in spots)
+    same = sum(spot.inherited for spot in spots)
+    examples = sum(spot.examples for spot in spots)
+    if not teacher:
+        return f"The teacher made no error on {units.count(examples)} examples: none to inherit."
+    return (
+        f"Of {units.count(examples)} examples the teacher gets {units.count(teacher)} wrong. The"
+        f" student repeats {units.count(same)} of them ({units.percent(same / teacher, 0)}) with"
+        f" the same wrong answer, out of {units.count(student)} errors of its own."
+    )
+
+
+def snippet(document: Document, row: BundleRow) -> str:
+    """Python that runs the bundle on one raw row."""
+    example = '{"image": "photo.png"}' if document.task.startswith("image") else '{"text": "…"}'
+    answer = (
+        'labels = bundle.manifest.labels\nprint(labels[outputs["logits"][0].argmax()])'
+        if document.task.endswith("-classification") and not document.task.startswith("token")
+        else "print(outputs)"
+    )
+    return (
+        "from edgekd import exporter\n"
+        "from edgekd.bundle import Bundle\n\n"
+        f'bundle = Bundle.open("{row.path}")\n'
+        "session = exporter.get(bundle.manifest.target).open(bundle)\n"
+        f"outputs = session.run(bundle.encode([{example}]))\n"
+        f"{answer}\n"
+    )
