@@ -1,0 +1,152 @@
+"""The ONNX exporter. Importing and opening it needs onnxruntime and numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgekd.bundle import Bundle, Manifest, TensorSpec
+from edgekd.errors import InputError, nearest
+from edgekd.exporter import Exporter, Finding, Group, Plan, Runtime, Session, Spec
+from edgekd_exporters.onnx.precisions import PRECISIONS
+from edgekd_exporters.onnx.session import OnnxSession
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from edgekd.preprocess import Row
+    from edgekd.program import Program
+
+MODEL = "model.onnx"
+_EXTERNAL = 2**31 - 2**20  # a protobuf message ends at 2 GB
+
+
+class OnnxExporter(Exporter):
+    """``model.onnx`` for ONNX Runtime, in float or compressed."""
+
+    name = "onnx"
+    default_precisions = ("fp32", "int8")
+    tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
+    runtime_modules = ("onnxruntime",)
+
+    def precisions(self, spec: Spec) -> tuple[str, ...]:
+        return tuple(PRECISIONS)
+
+    def write_float(self, program: Program, spec: Spec, folder: Path) -> Manifest:
+        import torch
+
+        from edgekd_exporters.onnx import lower
+
+        if spec.compute != "fp32":
+            raise InputError(
+                f"the onnx target exports in fp32, not {spec.compute}; compress the bundle to fp16"
+            )
+        model = lower.lower(program, spec)
+        sizes = lower.fixed_sizes(spec)
+        shapes = spec.shapes.name
+        return Manifest(
+            task=program.task,
+            target=self.name,
+            precision="fp32",
+            variant=_variant("fp32", shapes),
+            labels=program.labels,
+            inputs=tuple(_sized(value, sizes) for value in program.inputs),
+            outputs=tuple(_sized(value, sizes) for value in program.outputs),
+            preprocess=program.preprocessor.describe(),
+            model_files=save(model, folder),
+            runtime={
+                "opset": model.opset_imports[""],
+                "shapes": shapes,
+                "lengths": list(spec.shapes.lengths),
+            },
+            provenance={**program.provenance, "torch": torch.__version__, **_versions()},
+            tolerance=PRECISIONS["fp32"].repeats,
+        )
+
+    def write_compressed(
+        self, bundle: Bundle, plan: Plan, calibration: Sequence[Row], folder: Path
+    ) -> Manifest:
+        import onnx_ir as ir
+
+        from edgekd_exporters.onnx import compress
+
+        if plan.default not in PRECISIONS:
+            raise InputError(
+                f"unknown precision '{plan.default}'{nearest(plan.default, list(PRECISIONS))};"
+                f" the onnx target knows {', '.join(PRECISIONS)}"
+            )
+        if bundle.manifest.precision != "fp32":
+            raise InputError(
+                f"{bundle.path} is {bundle.manifest.precision}; compress the fp32 bundle instead"
+            )
+        model = ir.load(bundle.path / bundle.manifest.model_files[0])
+        settings = compress.apply(model, bundle, plan, calibration)
+        files = save(model, folder)
+        rung = PRECISIONS[plan.default]
+        return replace(
+            bundle.manifest,
+            precision=plan.default,
+            variant=_variant(plan.default, bundle.manifest.runtime["shapes"]),
+            model_files=files,
+            runtime={**bundle.manifest.runtime, **settings},
+            provenance={**bundle.manifest.provenance, **_versions()},
+            tolerance=rung.repeats,
+            golden={},
+            files={},
+        )
+
+    def groups(self, bundle: Bundle) -> list[Group]:
+        import onnx_ir as ir
+
+        from edgekd_exporters.onnx.weights import weighted
+
+        sizes: dict[str, int] = {}
+        for item in weighted(ir.load(bundle.path / bundle.manifest.model_files[0])):
+            sizes[item.module] = sizes.get(item.module, 0) + item.weight.nbytes
+        return [Group(name, size) for name, size in sizes.items()]
+
+    def inspect(self, bundle: Bundle) -> dict[str, Any]:
+        from edgekd_exporters.onnx import figures
+
+        return figures.inspect(bundle)
+
+    def check(self, bundle: Bundle) -> list[Finding]:
+        from edgekd_exporters.onnx import figures
+
+        return figures.check(bundle)
+
+    def open(self, bundle: Bundle, runtime: Runtime | None = None) -> Session:
+        return OnnxSession(bundle, runtime)
+
+
+def save(model: ir.Model, folder: Path) -> tuple[str, ...]:
+    """Write ``model`` into ``folder``, weights beside it above 2 GB; return the files' names."""
+    import onnx_ir as ir
+
+    size = sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+    )
+    if size < _EXTERNAL:
+        ir.save(model, folder / MODEL)
+        return (MODEL,)
+    ir.save(model, folder / MODEL, external_data=f"{MODEL}.data")
+    return (MODEL, f"{MODEL}.data")
+
+
+def _variant(precision: str, shapes: str) -> str:
+    return precision if shapes == "dynamic" else f"{precision}-{shapes}"
+
+
+def _sized(value: TensorSpec, sizes: dict[str, int]) -> TensorSpec:
+    shape = tuple(sizes.get(d, d) if isinstance(d, str) else d for d in value.shape)
+    return replace(value, shape=shape)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")}

@@ -1,0 +1,84 @@
+"""A loaded ONNX bundle. Imports onnxruntime and numpy: neither torch, transformers nor onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from edgekd.bundle import Bundle
+from edgekd.errors import InputError, MissingDependency
+from edgekd.exporter import Runtime
+from edgekd_exporters.onnx.cpu import int8_kernels
+
+PROVIDERS = ("CPUExecutionProvider",)
+
+
+class OnnxSession:
+    """onnxruntime on the CPU, one graph at a time, with as many threads as asked for."""
+
+    kind: Literal["native", "reference"] = "native"
+
+    def __init__(self, bundle: Bundle, runtime: Runtime | None = None) -> None:
+        """Load ``bundle``.
+
+        ``runtime.options`` are onnxruntime session configuration entries
+        (``session.dynamic_block_base``, …). Raises :class:`MissingDependency` without
+        onnxruntime and :class:`InputError` where the file cannot be loaded.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingDependency(
+                "onnxruntime is not installed; run: pip install onnxruntime"
+            ) from error
+        runtime = runtime or Runtime()
+        self._version = onnxruntime.__version__
+        self._runtime = runtime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = runtime.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        # A spinning pool burns the battery between requests and disturbs its neighbours.
+        spin = "1" if runtime.spinning else "0"
+        options.add_session_config_entry("session.intra_op.allow_spinning", spin)
+        for name, value in runtime.options.items():
+            options.add_session_config_entry(name, str(value))
+        file = bundle.path / bundle.manifest.model_files[0]
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(file), options, providers=list(PROVIDERS)
+            )
+        except Exception as error:  # onnxruntime raises classes of its C extension
+            if isinstance(error, MemoryError):
+                raise
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"onnxruntime {self._version} cannot load {file} ({reason}); export it again,"
+                " or upgrade onnxruntime"
+            ) from error
+        self._outputs = [value.name for value in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        values = self._session.run(self._outputs, dict(feeds))
+        return {
+            name: value.astype(np.float32) if value.dtype == np.float16 else value
+            for name, value in zip(self._outputs, values, strict=True)
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "runtime": "onnxruntime",
+            "version": self._version,
+            "provider": self._session.get_providers()[0],
+            "threads": self._runtime.threads,
+            "spinning": self._runtime.spinning,
+            "execution": "sequential",
+            "options": dict(self._runtime.options),
+            "int8_kernels": int8_kernels().kind,
+        }
+
+    def close(self) -> None:
+        del self._session
