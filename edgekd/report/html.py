@@ -44,6 +44,7 @@ def render(document: Document) -> str:
         "times": units.times,
         "metric": story.metric,
         "interval": story.interval,
+        "short": units.short,
         "plain": _plain,
         "title": story.title,
     }
@@ -154,6 +155,7 @@ def _curves(document: Document) -> list[tuple[str, Markup]]:
             name,
             plots.curves(
                 [c for c in document.curves if c.name == name and c.points],
+                story.title(name).capitalize(),
                 lambda value, name=name: story.metric(value, name),  # type: ignore[misc]
             ),
         )

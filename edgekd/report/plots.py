@@ -12,7 +12,7 @@ from edgekd.report.svg import Axis, Canvas, around
 
 WIDTH, HEIGHT = 460, 330
 _X = (58.0, 448.0)
-_Y = (276.0, 14.0)
+_Y = (276.0, 30.0)
 KNOWN = ("teacher", "student-no-kd", "student")  # models with a colour of their own
 
 
@@ -46,17 +46,21 @@ def trade_off(
     y = Axis(*around(heights), *_Y)
     canvas = Canvas(WIDTH, HEIGHT, f"Share of the teacher retained against {title.lower()}")
     if x_limit or retained_limit:
-        right = x(x_limit) if x_limit else x.end
-        bottom = y(retained_limit) if retained_limit else y.start
-        canvas.rect(x.start, y.end, right, bottom, "allowed")
+        corner = (
+            x(x_limit) if x_limit else x.end,
+            y(retained_limit) if retained_limit else y.start,
+        )
+        canvas.rect(x.start, y.end, *corner, "allowed")
     canvas.frame(
-        x, y, x_text, lambda v: units.percent(v, 0 if y.ticks()[0] * 100 % 1 == 0 else 1), title
+        x, y, x_text, lambda v: units.percent(v, 2), title, "Retained of the teacher, 95 % interval"
     )
     if x_limit:
         canvas.line(x(x_limit), y.start, x(x_limit), y.end, "limit")
     if retained_limit:
         canvas.line(x.start, y(retained_limit), x.end, y(retained_limit), "limit")
+        canvas.take(x.start, y(retained_limit), x.end, y(retained_limit))
     canvas.line(x.start, y(1), x.end, y(1), "teacher-line")
+    canvas.take(x.start, y(1), x.end, y(1))
     centres = []
     for row, bench, place in rows:
         kind = colour(row.model)
@@ -64,9 +68,9 @@ def trade_off(
         low, high = place if isinstance(place, tuple) else (place, place)
         centre = (x(low) + x(high)) / 2
         if row.retained_ci:
-            canvas.line(
-                centre, y(row.retained_ci[0]), centre, y(row.retained_ci[1]), f"whisker {kind}"
-            )
+            bottom, top = map(y, row.retained_ci)
+            canvas.line(centre, bottom, centre, top, f"whisker {kind}")
+            canvas.take(centre, bottom, centre, top)
         if isinstance(place, tuple):
             canvas.line(x(low), middle, x(high), middle, f"projected {kind}")
         else:
@@ -75,7 +79,7 @@ def trade_off(
                 canvas.add("circle", cx=centre, cy=middle, r=9, class_=f"ring {kind}")
             hollow = "" if evidence == "measured" else " hollow"
             canvas.add("circle", cx=centre, cy=middle, r=5, class_=f"point {kind}{hollow}")
-        canvas.take(centre, middle, 7)
+        canvas.take(centre, middle, centre, middle, room=8)
         centres.append((row, centre, middle))
     for row, centre, middle in sorted(centres, key=lambda c: c[0].path != chosen):
         strong = " strong" if row.path == chosen else ""
@@ -110,7 +114,7 @@ def gain(row: Gain, text: Callable[[float], str]) -> Markup:
     canvas = Canvas(WIDTH, 84, "Gain of the student over the same student without the teacher")
     for value in x.ticks(4):
         canvas.line(x(value), 46, x(value), 50, "axis")
-        canvas.text(x(value), 66, text(value), "tick", "middle")
+        canvas.text(x(value), 66, units.short(text(value)) if value else "0", "tick", "middle")
     canvas.line(x.start, 46, x.end, 46, "axis")
     canvas.line(x(0), 8, x(0), 46, "limit")
     canvas.text(x(0) + 5, 16, "no gain", "tick")
@@ -121,12 +125,12 @@ def gain(row: Gain, text: Callable[[float], str]) -> Markup:
 
 def reliability(row: Calibration, model: str) -> Markup:
     """Confidence against accuracy; on the diagonal a model is as sure as it is right."""
-    width, height = 300, 290
+    width, height = 300, 300
     low = min(min(b.confidence, b.accuracy) for b in row.bins)
     low = max(0.0, min(0.9, low) - 0.05)
-    x, y = Axis(low, 1, 46, 288), Axis(low, 1, 238, 10)
+    x, y = Axis(low, 1, 46, 280), Axis(low, 1, 248, 30)
     canvas = Canvas(width, height, f"Reliability of {row.id}")
-    canvas.frame(x, y, lambda v: units.percent(v, 0), lambda v: units.percent(v, 0), "Confidence")
+    canvas.frame(x, y, _whole, _whole, "Confidence", "Accuracy")
     canvas.line(x(low), y(low), x(1), y(1), "limit")
     total = sum(b.count for b in row.bins)
     canvas.path([(x(b.confidence), y(b.accuracy)) for b in row.bins], f"curve {colour(model)}")
@@ -142,18 +146,23 @@ def reliability(row: Calibration, model: str) -> Markup:
     return canvas.markup()
 
 
-def curves(rows: Sequence[Curve], text: Callable[[float], str]) -> Markup:
+def curves(rows: Sequence[Curve], title: str, text: Callable[[float], str]) -> Markup:
     """Training curves of one quantity, one line per model, named at its end."""
     points = [point for row in rows for point in row.points]
     x = Axis(0, max(step for step, _ in points) * 1.02, 58, 370)
     y = Axis(*around([value for _, value in points]), *_Y)
-    canvas = Canvas(WIDTH, HEIGHT, f"{rows[0].name} during training")
-    canvas.frame(x, y, units.count, text, "Step")
-    beside = Axis(0, 1, 0, WIDTH)
-    for row in rows:
+    canvas = Canvas(WIDTH, HEIGHT, f"{title} during training")
+    canvas.frame(x, y, units.count, text, "Step", title)
+    lowest = y.start
+    for row in sorted(rows, key=lambda row: row.points[-1][1]):
         canvas.path(
             [(x(step), y(value)) for step, value in row.points], f"curve {colour(row.model)}"
         )
         step, value = row.points[-1]
-        canvas.label(x(step), y(value), row.model, f"name {colour(row.model)}", beside)
+        lowest = min(y(value), lowest - 15)  # names stand above each other, never on one another
+        canvas.text(x(step) + 8, lowest + 4, row.model, f"name {colour(row.model)}")
     return canvas.markup()
+
+
+def _whole(value: float) -> str:
+    return units.percent(value, 0)

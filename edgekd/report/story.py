@@ -65,7 +65,7 @@ def headline(document: Document) -> str:
     if row is None:
         return "No bundle was chosen."
     subject = f"The {name(row)} bundle"
-    kept = f" keeps {units.percent(row.retained)} of its teacher's {title(document.metric or '')}"
+    kept = f" keeps {units.percent(row.retained)} of its teacher’s {title(document.metric or '')}"
     if row.retained is None:
         kept = " was not compared with its teacher"
     sentence = f"{subject}{kept} in {units.size(row.size_bytes)}"
@@ -77,7 +77,7 @@ def headline(document: Document) -> str:
 
 
 def shrink(document: Document, row: BundleRow) -> float | None:
-    """Size of the teacher's fp32 export for the same target, over this bundle's."""
+    """Size of the teacher’s fp32 export for the same target, over this bundle's."""
     for other in document.bundles:
         if (other.model, other.target, other.precision) == ("teacher", row.target, "fp32"):
             return other.size_bytes / row.size_bytes
@@ -125,7 +125,7 @@ def bought(document: Document) -> str:
 
 
 def inherited(document: Document) -> str:
-    """How much of the teacher's error the student repeats."""
+    """How much of the teacher’s error the student repeats."""
     spots = document.blind_spots
     teacher = sum(spot.teacher_errors for spot in spots)
     student = sum(spot.student_errors for spot in spots)
@@ -134,9 +134,10 @@ def inherited(document: Document) -> str:
     if not teacher:
         return f"The teacher made no error on {units.count(examples)} examples: none to inherit."
     return (
-        f"Of {units.count(examples)} examples the teacher gets {units.count(teacher)} wrong. The"
-        f" student repeats {units.count(same)} of them ({units.percent(same / teacher, 0)}) with"
-        f" the same wrong answer, out of {units.count(student)} errors of its own."
+        f"Of {units.count(examples)} examples the teacher gets {units.count(teacher)} wrong and the"
+        f" student {units.count(student)}. In {units.count(same)} cases the student gives the"
+        f" teacher’s own wrong answer: {units.percent(same / teacher, 0)} of the teacher’s errors"
+        " are inherited."
     )
 
 

@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from edgekd.report import units
+
 _CHARACTER = 6.2  # mean width of a character at the 11 px that labels are set in
 
 
@@ -104,9 +106,9 @@ class Canvas:
     def path(self, points: Sequence[tuple[float, float]], class_: str) -> None:
         self.add("polyline", points=" ".join(f"{x:g},{y:g}" for x, y in points), class_=class_)
 
-    def take(self, x: float, y: float, radius: float) -> None:
-        """Keep labels off the square around a point."""
-        self._taken.append((x - radius, y - radius, x + radius, y + radius))
+    def take(self, x1: float, y1: float, x2: float, y2: float, room: float = 2) -> None:
+        """Keep labels off a line or box."""
+        self._taken.append((x1 - room, min(y1, y2) - room, x2 + room, max(y1, y2) + room))
 
     def label(self, x: float, y: float, text: str, class_: str, inside: Axis) -> None:
         """Set ``text`` beside the point, on the first side that overlaps nothing set before."""
@@ -141,14 +143,16 @@ class Canvas:
         x_text: Callable[[float], str],
         y_text: Callable[[float], str],
         x_title: str,
+        y_title: str,
     ) -> None:
-        """Grid lines with their values, and the title of the horizontal axis."""
+        """Grid lines with their values, and the titles of both axes."""
         for value in y.ticks():
             self.line(x.start, y(value), x.end, y(value), "grid")
-            self.text(x.start - 8, y(value) + 4, y_text(value), "tick", "end")
+            self.text(x.start - 8, y(value) + 4, units.short(y_text(value)), "tick", "end")
         for value in x.ticks():
             self.line(x(value), y.start, x(value), y.start + 4, "axis")
-            self.text(x(value), y.start + 18, x_text(value), "tick", "middle")
+            self.text(x(value), y.start + 18, units.short(x_text(value)), "tick", "middle")
+        self.text(0, 11, y_title, "title")
         self.line(x.start, y.start, x.end, y.start, "axis")
         self.text((x.start + x.end) / 2, y.start + 38, x_title, "title", "middle")
 

@@ -5,6 +5,9 @@ Sizes are decimal (1 MB = 1,000,000 bytes), as stores and download pages count t
 
 from __future__ import annotations
 
+import re
+from math import floor, log10
+
 MISSING = "–"
 
 
@@ -72,10 +75,13 @@ def number(value: float | None) -> str:
     return MISSING if value is None else _three(value).replace("-", "−")
 
 
+def short(text: str) -> str:
+    """Drop zeros that say nothing, for limits and axes: ``6.00 MB`` becomes ``6 MB``."""
+    return re.sub(r"(?:(\.\d*?[1-9])|\.)0+(?=\D|$)", r"\1", text)
+
+
 def _three(value: float, digits: int = 3) -> str:
     """``digits`` significant digits, never in exponent form, whole numbers kept whole."""
-    from math import floor, log10
-
     if value == 0:
         return "0"
     decimals = max(0, digits - 1 - floor(log10(abs(value))))

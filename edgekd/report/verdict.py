@@ -36,7 +36,7 @@ BUDGETS = {
 
 
 class Line(BaseModel):
-    """One budget line. ``limit`` and ``value`` are ratios, bytes or milliseconds."""
+    """One budget line. ``limit``, ``value`` and ``range`` are ratios, bytes or milliseconds."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,6 +44,7 @@ class Line(BaseModel):
     limit: float
     value: float | None
     status: LineStatus
+    range: tuple[float, float] | None = None  # a projection, which has no value
     evidence: str | None = None
     profile: str | None = None
     bundle: str | None = None
@@ -54,7 +55,7 @@ class Line(BaseModel):
         """``Model size is 7.1 MB, at most 6 MB was allowed``."""
         budget = BUDGETS[self.name]
         where = f" ({self.profile})" if self.profile else ""
-        asked = f"{budget.direction} {budget.format(self.limit)} was asked"
+        asked = f"{budget.direction} {units.short(budget.format(self.limit))} was asked"
         if self.value is None:
             return f"{budget.title}{where} is unknown, {asked}"
         return f"{budget.title}{where} is {budget.format(self.value)}, {asked}"
@@ -75,7 +76,7 @@ class Verdict(BaseModel):
 def check(
     name: str,
     limit: float,
-    value: float | None,
+    value: float | tuple[float, float] | None,
     *,
     evidence: str | None = None,
     profile: str | None = None,
@@ -86,8 +87,8 @@ def check(
     """Hold one value against its limit.
 
     The point estimate decides; with ``interval`` given, a limit inside the interval is
-    inconclusive instead. A value that is None or only projected is unchecked: a projection never
-    gates.
+    inconclusive instead. None is unchecked, and so is a pair: that is a projected range, and a
+    projection never gates.
 
     Raises :class:`InputError` for an unknown budget line.
     """
@@ -95,10 +96,12 @@ def check(
         known = list(BUDGETS)
         raise InputError(f"unknown budget line '{name}'{nearest(name, known)}; known: {known}")
     status: LineStatus
-    if value is None:
-        status, reason = "unchecked", reason or "not obtained"
-    elif evidence == "projected":
+    projected = value if isinstance(value, tuple) else None
+    if isinstance(value, tuple):
+        value, evidence = None, "projected"
         status, reason = "unchecked", reason or "a projection does not decide"
+    elif value is None:
+        status, reason = "unchecked", reason or "not obtained"
     elif interval and interval[0] <= limit <= interval[1]:
         status, reason = "inconclusive", reason or "the limit lies inside the 95 % interval"
     else:
@@ -109,6 +112,7 @@ def check(
         limit=limit,
         value=value,
         status=status,
+        range=projected,
         evidence=evidence,
         profile=profile,
         bundle=bundle,

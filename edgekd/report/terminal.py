@@ -1,0 +1,54 @@
+"""The end of a run in a terminal: what came out, and whether the budget holds."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from edgekd.report import units
+from edgekd.report.document import Document, speedup
+
+_COLOURS = {"passed": "green", "failed": "red", "inconclusive": "yellow", "unchecked": "yellow"}
+
+
+def show(console: Console, document: Document) -> None:
+    """Print the models, the bundles and the verdict."""
+    metric = document.metric or "metric"
+    models = Table("model", "parameters", metric, "retained", "agreement", box=None, pad_edge=False)
+    for model in document.models:
+        models.add_row(
+            model.id,
+            f"{model.params:,}",
+            f"{model.metrics[metric]:.4f}",
+            "" if model.retained is None else units.percent(model.retained, 2),
+            "" if model.agreement is None else units.percent(model.agreement, 2),
+        )
+    console.print(models, "")
+    head = ("bundle", "size", metric, "retained (95 %)", "p50, 1 row", "speed-up", "evidence")
+    bundles = Table(*head, box=None, pad_edge=False)
+    for row in document.bundles:
+        interval = "" if row.retained_ci is None else " ({:.1%} to {:.1%})".format(*row.retained_ci)
+        bench = next((b for b in row.bench if b.latency_ms and b.latency_ms.p50), None)
+        ratio = speedup(document, row, bench) if bench and row.model != "teacher" else None
+        bundles.add_row(
+            row.path.removeprefix("bundles/"),
+            units.size(row.size_bytes),
+            f"{row.metrics[metric]:.4f}" if row.metrics else row.missing,
+            "" if row.retained is None else units.percent(row.retained, 2) + interval,
+            units.duration_ms(bench.latency_ms.p50) if bench and bench.latency_ms else "-",
+            f"{ratio:.2f}×" if ratio else "",
+            bench.evidence if bench else row.evidence,
+        )
+    console.print(bundles, "")
+    if document.gain:
+        low, high = document.gain.ci
+        console.print(
+            f"distillation bought {document.gain.value:+.4f} {metric} over the same student"
+            f" without a teacher (95 %: {low:+.4f} to {high:+.4f})"
+        )
+    for warning in document.warnings:
+        console.print(f"[yellow]note:[/yellow] {warning}")
+    for line in document.verdict.lines:
+        console.print(f"[{_COLOURS[line.status]}]{line.status:>9}[/] {line.sentence}")
+    status = document.verdict.status
+    console.print(f"[bold {_COLOURS[status]}]{status}[/]: {document.verdict.reason}")
