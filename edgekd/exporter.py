@@ -106,6 +106,8 @@ class Exporter(ABC):
     """
 
     name: ClassVar[str]
+    default_precisions: ClassVar[tuple[str, ...]]  # what a recipe that names none gets
+    default_compute: ClassVar[Literal["fp32", "fp16"]] = "fp32"
     # Largest relative error against torch (float) or against the float bundle (compressed) with
     # which a bundle may leave; a precision that is not named must only be finite.
     tolerances: ClassVar[Mapping[str, float]]

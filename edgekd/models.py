@@ -372,3 +372,18 @@ class quiet:
         from transformers.utils import logging
 
         logging.set_verbosity(self.level)
+
+
+def fresh_preprocessor(rows: Sequence[Row]) -> ImagePreprocessor:
+    """Preprocessing for a model that is trained from nothing: the images' own size, 0..1 to -1..1.
+
+    Raises :class:`InputError` for text, whose tokenizer has to come from a model.
+    """
+    if "image" not in rows[0]:
+        raise InputError(
+            "a text teacher needs a base model, whose tokenizer it uses; set teacher.base"
+        )
+    image = np.asarray(rows[0]["image"])
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    half = (0.5,) * channels
+    return ImagePreprocessor(image.shape[0], image.shape[1], channels, mean=half, std=half)

@@ -1,0 +1,83 @@
+"""Recipe -> stages -> run directory: fit, label, distil, export, quantize, score, bench, report.
+
+A run killed anywhere continues where it was, and a stage whose inputs have not changed is not
+run again. Reading order: ``stage.py`` (how a stage runs), ``context.py`` (what stages share),
+``learn.py`` (models), ``ship.py`` (bundles), ``document.py`` (the report).
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgekd.errors import InputError
+from edgekd.pipeline import learn, ship
+from edgekd.pipeline.context import Context
+from edgekd.pipeline.stage import Done, Run
+from edgekd.recipe import Recipe
+from edgekd.report.document import Document
+
+__all__ = ["run"]
+
+
+def run(recipe: Recipe, source: Path, out: Path, *, strict: bool = False) -> Document:
+    """Run ``recipe`` (read from ``source``) in the directory ``out``; return its report.
+
+    Raises :class:`InputError` for what the user can mend, before any training where it can be
+    known by then; earlier results in ``out`` stay as they were.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with _only_run(out):
+        context = Context(recipe, Run(out), source.resolve().parent)
+        ship.check_targets(context)
+        learn.check_student(context)
+        rows = learn.read(context)
+        (out / "recipe.yaml").write_bytes(source.read_bytes())
+        fitted = learn.fit_teacher(context, rows)
+        labelled = learn.label(context, rows, fitted)
+        models = {"teacher": labelled, **_students(context, labelled)}
+        built = ship.build(context, models)
+        scores = {b.path: ship.score(context, b, labelled) for b in built}
+        benches = {p.name: ship.bench(context, p, built) for p in ship.chosen_profiles(context)}
+        return _report(context, models, built, scores, benches, labelled, strict)
+
+
+def _students(context: Context, labelled: Done) -> dict[str, Done]:
+    control = {}
+    if context.recipe.distill.control:
+        control = {"student-no-kd": learn.control(context, labelled)}
+    return {**control, "student": learn.student(context, labelled)}
+
+
+def _report(
+    context: Context,
+    models: dict[str, Done],
+    built: list[ship.Built],
+    scores: dict[str, Done],
+    benches: dict[str, Done],
+    labelled: Done,
+    strict: bool,
+) -> Document:
+    from edgekd.pipeline import document
+    from edgekd.report.html import render
+
+    document.analyse(context, models, labelled)
+    report = document.assemble(context, models, built, scores, benches, strict=strict)
+    report.write(context.run.path / "report.json")
+    (context.run.path / "report.html").write_text(render(report), encoding="utf-8")
+    return report
+
+
+@contextmanager
+def _only_run(out: Path) -> Iterator[None]:
+    """Two runs in one directory would tear each other's stages apart."""
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another edgekd is running in {out}; wait for it, or give another --out"
+            ) from None
+        yield

@@ -1,0 +1,171 @@
+"""What the stages of one run share: the recipe, its rows and its models, each loaded at need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekd import data, tasks
+from edgekd.errors import InputError, nearest
+from edgekd.pipeline.stage import Run, content
+from edgekd.preprocess import Row
+from edgekd.recipe import Recipe
+
+if TYPE_CHECKING:
+    from edgekd.models import LoadedModel
+
+EXAMPLES = 16  # rows that prove an export and become its golden samples
+LENGTH_STEP = 32  # a student's longest input is rounded up to this
+
+
+@dataclass
+class Context:
+    """A recipe being run in ``run.path``; ``beside`` is the recipe's folder."""
+
+    recipe: Recipe
+    run: Run
+    beside: Path
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def task(self) -> tasks.Task:
+        return tasks.get(self.recipe.task)
+
+    def locate(self, source: str) -> str:
+        """A path is meant from the recipe's folder, or from here; anything else is an id."""
+        near = self.beside / source
+        return str(near) if not Path(source).is_absolute() and near.exists() else source
+
+    def identity(self, source: str | None) -> str | None:
+        """What a stage depends on in a source: its bytes, or an id's words."""
+        if source is None:
+            return None
+        path = Path(self.locate(source)).expanduser()
+        if path.exists():
+            return content(path)
+        library = f"scikit-learn {version('scikit-learn')}" if source.startswith("builtin:") else ""
+        return f"{source} {library}"
+
+    def _read(self, source: str, *, labelled: bool = True) -> list[dict[str, Any]]:
+        where = self.locate(source)
+        return data.read_rows(where, self.task, self.recipe.data.columns, labelled=labelled)
+
+    @cached_property
+    def test(self) -> list[dict[str, Any]]:
+        return self._named(self._read(self.recipe.data.test))
+
+    @cached_property
+    def _train_and_overlap(self) -> tuple[list[dict[str, Any]], data.Overlap]:
+        rows = self._named(self._read(self.recipe.data.train))
+        return data.drop_overlap(rows, self.test, allow=self.recipe.data.allow_overlap)
+
+    @property
+    def train(self) -> list[dict[str, Any]]:
+        return self._train_and_overlap[0]
+
+    @property
+    def overlap(self) -> data.Overlap:
+        return self._train_and_overlap[1]
+
+    @cached_property
+    def unlabelled(self) -> list[dict[str, Any]]:
+        """Rows that only the teacher labels, without those that the test data holds."""
+        source = self.recipe.data.unlabelled
+        if source is None:
+            return []
+        rows = self._read(source, labelled=False)
+        return data.drop_overlap(rows, self.test, allow=self.recipe.data.allow_overlap)[0]
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The classes in output order: the fine-tuned teacher's, or the data's own."""
+        if self.recipe.teacher.model is not None:
+            from edgekd import models
+
+            source = self.locate(self.recipe.teacher.model)
+            config = models.load_config(source, self.recipe.teacher.revision)
+            return tuple(str(config.id2label[i]) for i in range(config.num_labels))
+        if self.recipe.data.labels:
+            return tuple(self.recipe.data.labels)
+        found = {row["label"] for row in self._read(self.recipe.data.train)}
+        numeric = all(label.isdigit() for label in found)
+        return tuple(sorted(found, key=int) if numeric else sorted(found))
+
+    def _named(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Name integer labels by position, where the classes have other names."""
+        given = self.recipe.data.labels
+        if given and self.recipe.teacher.model is not None:
+            _same_order(given, self.labels)
+        found = {row["label"] for row in rows}
+        known = set(self.labels)
+        if found <= known:
+            return rows
+        if all(label.isdigit() and int(label) < len(self.labels) for label in found):
+            return [{**row, "label": self.labels[int(row["label"])]} for row in rows]
+        stranger = sorted(found - known)[0]
+        raise InputError(
+            f"the data has the label '{stranger}', which the teacher does not know"
+            f"{nearest(stranger, list(self.labels))}; its {len(known)} labels are"
+            f" {', '.join(self.labels[:6])}, …"
+        )
+
+    @cached_property
+    def max_length(self) -> int | None:
+        """Tokens that the student serves: the longest training row, rounded up."""
+        if self.recipe.data.max_length:
+            return self.recipe.data.max_length
+        lengths = getattr(self.teacher.preprocessor, "lengths", None)
+        if lengths is None:
+            return None
+        longest = int(lengths([*self.train, *self.unlabelled]).max())
+        rounded = -(-longest // LENGTH_STEP) * LENGTH_STEP
+        return min(rounded, self.teacher.preprocessor.max_length)  # type: ignore[attr-defined]
+
+    @cached_property
+    def teacher(self) -> LoadedModel:
+        """The teacher, fine-tuned: the recipe's, or the one that this run fitted."""
+        from edgekd import models
+
+        source = self.recipe.teacher.model
+        where = self.locate(source) if source else str(self.run.path / "teacher")
+        revision = self.recipe.teacher.revision if source else None
+        length = self.recipe.data.max_length
+        return models.load(where, self.task, revision=revision, max_length=length)
+
+    def model(self, name: str) -> LoadedModel:
+        """A model that this run trained: ``student`` or ``student-no-kd``."""
+        from edgekd import models
+
+        return models.load(str(self.run.path / name), self.task)
+
+    def examples(self) -> list[Row]:
+        """Training rows of every length, to prove exports with."""
+        return spread(self.train, EXAMPLES)
+
+
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """``count`` rows from the shortest text to the longest (images: at even steps)."""
+    order = sorted(range(len(rows)), key=lambda i: (len(str(rows[i].get("text", ""))), i))
+    picks = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [rows[order[i]] for i in picks]
+
+
+def _same_order(given: Sequence[str], labels: Sequence[str]) -> None:
+    if len(given) != len(labels):
+        raise InputError(
+            f"data.labels lists {len(given)} classes, the teacher has {len(labels)}; list the"
+            " teacher's, in its order"
+        )
+    for position, (ours, theirs) in enumerate(zip(given, labels, strict=True)):
+        if ours != theirs:
+            raise InputError(
+                f"data.labels is in another order than the teacher's: position {position} is"
+                f" '{ours}' here and '{theirs}' there; put them in the teacher's order, or drop"
+                " data.labels where the data carries names"
+            )

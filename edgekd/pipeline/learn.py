@@ -1,0 +1,305 @@
+"""The stages that make models: read the data, fit the teacher, label, distil, score."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekd import data
+from edgekd.errors import InputError
+from edgekd.pipeline import preflight
+from edgekd.pipeline.context import Context
+from edgekd.pipeline.stage import Done
+from edgekd.preprocess import Row
+from edgekd.progress import track
+
+if TYPE_CHECKING:
+    from edgekd.distill.examples import Signals
+    from edgekd.models import LoadedModel
+    from edgekd.recipe import Student, Training
+    from edgekd.signals.store import SignalStore
+
+READING = ("edgekd.data", "edgekd.preprocess", "edgekd.tasks", "edgekd.pipeline.context")
+MODELS = (*READING, "edgekd.models", "edgekd.pipeline.learn")
+TRAINING = (*MODELS, "edgekd.distill", "edgekd.signals")
+
+
+def read(context: Context) -> Done:
+    """Read and check every row; the result counts them."""
+    recipe = context.recipe
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        labels = list(context.labels)
+        if not recipe.data.allow_empty_classes:
+            data.check_classes(context.train, labels, recipe.data.train)
+        context.task.references(context.test, labels)
+        seen = {data.content_key(row) for row in context.train}
+        return {
+            "labels": labels,
+            "rows": {
+                "train": len(context.train),
+                "test": len(context.test),
+                "unlabelled": len(context.unlabelled),
+            },
+            "overlap": vars(context.overlap),
+            "duplicates": len(context.train) - len(seen),
+        }
+
+    depends = {
+        "task": recipe.task,
+        "data": recipe.data,
+        "train": context.identity(recipe.data.train),
+        "test": context.identity(recipe.data.test),
+        "unlabelled": context.identity(recipe.data.unlabelled),
+        "teacher": context.identity(recipe.teacher.model),
+    }
+    return context.run.stage("data", depends, READING, make)
+
+
+def fit_teacher(context: Context, rows: Done) -> Done | None:
+    """Train the teacher on the labels where the recipe gives a base model or a config."""
+    spec = context.recipe.teacher
+    if spec.model is not None:
+        return None
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        from edgekd import models
+
+        labels = rows.result["labels"]
+        if spec.base is not None:
+            where, length = context.locate(spec.base), context.recipe.data.max_length
+            teacher = models.load(
+                where, context.task, revision=spec.revision, max_length=length, labels=labels
+            )
+        else:
+            encoder = models.fresh_preprocessor(context.train)
+            seed = context.recipe.seed
+            teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
+        return _train(context, teacher, spec.fit, scratch, "teacher")
+
+    depends = {
+        "rows": rows,
+        "teacher": spec,
+        "base": context.identity(spec.base),
+        "seed": context.recipe.seed,
+    }
+    return context.run.stage("teacher", depends, TRAINING, make, output="teacher")
+
+
+def label(context: Context, rows: Done, fitted: Done | None) -> Done:
+    """Run the teacher once over every row and keep what it said; check that it knows the task.
+
+    Test rows are kept in float32, for what is retained is computed from them; the rows that the
+    student learns from in float16.
+    """
+    recipe = context.recipe
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        from edgekd.evaluate.run import evaluate
+
+        teacher, labels = context.teacher, list(context.labels)
+        test = _label(context, "test", context.test, "float32")
+        said = test.get(_keys(context.test))
+        references = context.task.references(context.test, labels)
+        preflight.teacher_knows(
+            context.task, said, references, labels, recipe.teacher.model or "the fitted teacher"
+        )
+        learned_from = [*context.train, *context.unlabelled]
+        _label(context, "train", learned_from, "float16")
+        return {
+            "params": teacher.parameters,
+            "revision": teacher.revision,
+            "size_bytes": _weight_bytes(teacher.source),
+            "source": recipe.teacher.model or recipe.teacher.base or "a config, fitted here",
+            "evaluation": evaluate(context.task, labels, said, references).to_dict(),
+            "cut": preflight.share_cut_off(teacher.preprocessor, learned_from),
+        }
+
+    depends = {
+        "rows": rows,
+        "teacher": fitted or context.identity(recipe.teacher.model),
+        "revision": recipe.teacher.revision,
+    }
+    return context.run.stage("label", depends, (*MODELS, "edgekd.signals"), make)
+
+
+def student(context: Context, labelled: Done) -> Done:
+    """Distil the student from the stored signals."""
+    return _student(context, labelled, "student")
+
+
+def control(context: Context, labelled: Done) -> Done:
+    """Train the same student for the same steps on the labels alone."""
+    return _student(context, labelled, "student-no-kd")
+
+
+def _student(context: Context, labelled: Done, name: str) -> Done:
+    recipe = context.recipe
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        from edgekd.distill.student import build
+
+        spec = recipe.student
+        if spec.model is not None:
+            spec = spec.model_copy(update={"model": context.locate(spec.model)})
+        length = context.max_length or 0
+        learned_from = [*context.train, *context.unlabelled]
+        fresh = build(spec, context.teacher, context.task, learned_from, length, recipe.seed)
+        result = _train(context, fresh, recipe.distill, scratch, name)
+        return {**result, "source": _describe(recipe.student, context.teacher)}
+
+    depends = {
+        "labelled": labelled,
+        "student": recipe.student,
+        "model": context.identity(recipe.student.model),
+        "distill": recipe.distill.model_dump(exclude={"control"}),
+        "seed": recipe.seed,
+    }
+    return context.run.stage(name, depends, TRAINING, make, output=name)
+
+
+def _train(
+    context: Context, model: LoadedModel, settings: Training, scratch: Path, name: str
+) -> Mapping[str, Any]:
+    """Train ``model``, write it, score it on the test rows."""
+    from edgekd.distill import trainer
+    from edgekd.distill.examples import Examples
+    from edgekd.evaluate.run import evaluate
+    from edgekd.recipe import Distill
+
+    rows: Sequence[Row] = context.train
+    signals, objective = None, trainer.hard_objective
+    if name == "student" and isinstance(settings, Distill):
+        rows = [*context.train, *context.unlabelled]
+        signals = _stored(context, rows)
+        objective = trainer.soft_objective(settings)
+    examples = Examples(rows, context.task, model.preprocessor, model.labels, signals)
+    outcome = trainer.train(
+        model.model,
+        examples,
+        objective,
+        settings,
+        seed=context.recipe.seed,
+        folder=scratch / "training",
+        what=name,
+    )
+    model.save(scratch / "output")
+    outputs = _predict(model, context.test, context.task.outputs, f"test {name}")
+    labels = list(model.labels)
+    references = context.task.references(context.test, labels)
+    said = None if name == "teacher" else _store(context, "test").get(_keys(context.test))
+    np.savez(scratch / "output" / "test-outputs.npz", **outputs)
+    return {
+        "params": model.parameters,
+        "size_bytes": _weight_bytes(str(scratch / "output")),
+        "steps": outcome.steps,
+        "train_seconds": outcome.seconds,
+        "history": outcome.history,
+        "evaluation": evaluate(context.task, labels, outputs, references, said).to_dict(),
+    }
+
+
+def _predict(
+    model: LoadedModel, rows: Sequence[Row], outputs: Sequence[str], what: str, batch: int = 32
+) -> dict[str, np.ndarray]:
+    """Run a torch model over rows of similar length together; arrays in the rows' order."""
+    lengths = getattr(model.preprocessor, "lengths", None)
+    order = np.argsort(lengths(rows), kind="stable") if lengths else np.arange(len(rows))
+    parts: list[dict[str, np.ndarray]] = []
+    with track(what, len(rows)) as advance:
+        for start in range(0, len(rows), batch):
+            indices = order[start : start + batch]
+            parts.append(_forward(model, [rows[i] for i in indices], outputs))
+            advance(len(indices))
+    back = np.argsort(order)
+    return {name: np.concatenate([part[name] for part in parts])[back] for name in outputs}
+
+
+def _forward(
+    model: LoadedModel, rows: Sequence[Row], outputs: Sequence[str]
+) -> dict[str, np.ndarray]:
+    import torch
+
+    feeds = {k: torch.from_numpy(v) for k, v in model.preprocessor.encode(rows).items()}
+    with torch.inference_mode():
+        said = model.model(**feeds)
+    return {name: getattr(said, name).float().numpy() for name in outputs}
+
+
+def _label(context: Context, split: str, rows: Sequence[Row], dtype: str) -> SignalStore:
+    from edgekd.signals.label import label as label_rows
+
+    store = _store(context, split, dtype)
+    keys = _keys(rows)
+    teacher = context.teacher
+    missing = len(store.missing(keys))
+    with track(f"label {split}", missing) as advance:
+        seen = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal seen
+            advance(done - seen)
+            seen = done
+
+        def run_teacher(batch: Sequence[Row]) -> Mapping[str, Any]:
+            return _forward(teacher, batch, context.task.outputs)
+
+        label_rows(rows, keys, run_teacher, store, progress=progress)
+    return store
+
+
+def _store(context: Context, split: str, dtype: str | None = None) -> SignalStore:
+    """The store of a split, one per teacher revision; ``dtype`` makes it where there is none."""
+    from edgekd.signals.store import Field, SignalSpec, SignalStore
+
+    teacher = context.teacher
+    folder = context.run.path / "signals" / f"{split}-{teacher.revision[:12]}"
+    if dtype is None:
+        return SignalStore.open(folder)
+    description = json.dumps(teacher.preprocessor.describe(), sort_keys=True)
+    fields = {name: Field(dtype, (len(teacher.labels),)) for name in context.task.outputs}
+    return SignalStore.open(folder, SignalSpec(teacher.revision, description, fields))
+
+
+def teacher_outputs(context: Context) -> Mapping[str, Any]:
+    """What the teacher said about the test rows, in their order."""
+    return _store(context, "test").get(_keys(context.test))
+
+
+def _stored(context: Context, rows: Sequence[Row]) -> Signals:
+    store, keys = _store(context, "train"), _keys(rows)
+    return lambda indices: store.get(keys[list(indices)])  # type: ignore[return-value]
+
+
+def _keys(rows: Sequence[Row]) -> np.ndarray:
+    from edgekd.signals.keys import keys
+
+    return keys(rows)
+
+
+def _weight_bytes(source: str) -> int:
+    files = Path(source).glob("*.safetensors") if Path(source).is_dir() else ()
+    return sum(file.stat().st_size for file in files)
+
+
+def _describe(spec: Student, teacher: LoadedModel) -> str:
+    """The student's origin in a few words, for the report."""
+    if spec.model or spec.config:
+        return spec.model or f"a {(spec.config or {}).get('model_type')} from its config"
+    total = getattr(teacher.model.config, "num_hidden_layers", "?")
+    layers = "all" if spec.layers is None else ", ".join(map(str, spec.layers))
+    trimmed = ", vocabulary trimmed" if spec.vocabulary == "trim" else ""
+    if not spec.layers:
+        return f"the teacher's own shape, {layers} layers{trimmed}"
+    plural = "s" if len(spec.layers) > 1 else ""
+    return f"layer{plural} {layers} of the teacher's {total}{trimmed}"
+
+
+def check_student(context: Context) -> None:
+    """Refuse an impossible student before anything is trained."""
+    if context.recipe.student.vocabulary == "trim" and "text" not in context.task.default_columns:
+        raise InputError("student.vocabulary: trim needs a text task; drop the key")

@@ -1,0 +1,70 @@
+"""Checks before any training: does the teacher know this task, under these labels?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekd.errors import InputError
+from edgekd.preprocess import Preprocessor, Row, TextPreprocessor
+from edgekd.tasks import Task
+
+NEAR_CHANCE = 0.1  # of the way from guessing to perfect
+SWAPPED = 0.5  # share of a class's rows that the teacher gives to one other class
+CUT_OFF = 0.01  # share of rows longer than the model reads, from which on it is worth a warning
+
+
+def teacher_knows(
+    task: Task,
+    outputs: Mapping[str, Any],
+    references: Sequence[int],
+    labels: Sequence[str],
+    source: str,
+) -> None:
+    """Raise :class:`InputError` for a teacher near chance or with labels in another order."""
+    decoded = task.decode(outputs, labels)
+    right = np.mean([a == b for a, b in zip(decoded, references, strict=True)])
+    chance = max(Counter(references).values()) / len(references)
+    swapped = _swapped(decoded, references, len(labels))
+    if swapped:
+        first, second = swapped
+        raise InputError(
+            f"the labels are in another order than the teacher's: what the data calls"
+            f" '{labels[first]}', {source} mostly calls '{labels[second]}' and the other way round"
+            " or onwards; name the labels in the data, or list them under data.labels"
+        )
+    if (right - chance) / (1 - chance) < NEAR_CHANCE:
+        raise InputError(
+            f"the teacher {source} is right on {right:.1%} of the test rows, and always saying the"
+            f" commonest class on {chance:.1%}: it is not fine-tuned for this task or these labels;"
+            " give it as teacher.base to have it fitted"
+        )
+
+
+def _swapped(
+    decoded: Sequence[int], references: Sequence[int], classes: int
+) -> tuple[int, int] | None:
+    """Two classes of a cycle in which the teacher calls each mostly by the next one's name."""
+    table = np.zeros((classes, classes))
+    np.add.at(table, (np.asarray(references), np.asarray(decoded)), 1)
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    called = share.argmax(1)
+    mostly = (share.max(1) > SWAPPED) & (called != np.arange(classes)) & (table.sum(1) >= 5)
+    for start in np.flatnonzero(mostly):
+        seen, here = {int(start)}, int(called[start])
+        while mostly[here] and here not in seen:
+            seen.add(here)
+            here = int(called[here])
+        if here == start:
+            return int(start), int(called[start])
+    return None
+
+
+def share_cut_off(preprocessor: Preprocessor, rows: Sequence[Row]) -> float:
+    """Share of rows whose text fills the model's whole input, and so was probably cut."""
+    if not isinstance(preprocessor, TextPreprocessor):
+        return 0.0
+    return float((preprocessor.lengths(rows) >= preprocessor.max_length).mean())

@@ -1,0 +1,221 @@
+"""The stages that make bundles of a model and find out what they are worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd import exporter as exporters
+from edgekd import profiles
+from edgekd.bundle import Bundle
+from edgekd.errors import InputError, nearest
+from edgekd.exporter import Exporter, Plan, Spec
+from edgekd.pipeline.context import Context, spread
+from edgekd.pipeline.stage import Done
+from edgekd.profiles import Profile
+from edgekd.progress import track
+from edgekd.recipe import Target
+
+BUNDLING = ("edgekd.bundle", "edgekd.exporter", "edgekd.preprocess", "edgekd.program")
+SCORING = (*BUNDLING, "edgekd.evaluate", "edgekd.tasks", "edgekd.pipeline.ship")
+CALIBRATION = 128  # training rows that set activation ranges
+
+
+@dataclass(frozen=True)
+class Built:
+    """A bundle of this run: whose it is, where it lies, how it was made."""
+
+    model: str  # "teacher" or "student"
+    target: str
+    precision: str
+    path: str  # inside the run directory
+    done: Done
+
+
+def check_targets(context: Context) -> None:
+    """Refuse an unknown target, precision or profile before anything is trained."""
+    for name, target in context.recipe.targets.items():
+        exporter = exporters.get(name)
+        known = exporter.precisions(_spec(context, target, exporter))
+        for precision in target.precisions:
+            if precision not in known:
+                raise InputError(
+                    f"targets.{name}.precisions: unknown precision '{precision}'"
+                    f"{nearest(precision, known)}; {name} offers {', '.join(known)}"
+                )
+    chosen_profiles(context)
+
+
+def chosen_profiles(context: Context) -> list[Profile]:
+    """The recipe's profiles; each must run a target that the recipe exports."""
+    loaded = [profiles.load(name, context.beside) for name in context.recipe.profiles]
+    for profile in loaded:
+        if profile.target not in context.recipe.targets:
+            raise InputError(
+                f"the profile '{profile.name}' runs {profile.target} bundles, and the recipe has no"
+                f" target {profile.target}; add it under targets:, or drop the profile"
+            )
+    return loaded
+
+
+def build(context: Context, models: Mapping[str, Done]) -> list[Built]:
+    """Export each model to each target: the float bundle, then what is compressed from it.
+
+    The teacher's float bundle is made where a profile will time it beside the student's.
+    """
+    timed = {p.target for p in chosen_profiles(context)}
+    built = []
+    for name, target in context.recipe.targets.items():
+        exporter = exporters.get(name)
+        wanted = list(target.precisions) or list(exporter.default_precisions)
+        if name in timed:
+            built.append(_export(context, exporter, target, "teacher", models["teacher"]))
+        base = _export(context, exporter, target, "student", models["student"])
+        if base.precision in wanted:
+            built.append(base)
+        for precision in wanted:
+            if precision != base.precision:
+                built.append(_compress(context, exporter, base, precision))
+    return built
+
+
+def _export(context: Context, exporter: Exporter, target: Target, model: str, made: Done) -> Built:
+    spec = _spec(context, target, exporter)
+    precision = exporter.precisions(spec)[0]
+    shapes = "" if spec.shapes.name == "dynamic" else f"-{spec.shapes.name}"
+    suffix = "-teacher" if model == "teacher" else ""
+    path = f"bundles/{exporter.name}-{precision}{shapes}{suffix}"
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        from edgekd.wrap import wrap
+
+        loaded = context.teacher if model == "teacher" else context.model("student")
+        score = made.result["evaluation"]["metrics"]
+        program = wrap(
+            loaded.model,
+            context.task,
+            loaded.preprocessor,
+            loaded.labels,
+            context.examples(),
+            {"model": model, "source": made.result["source"], "test_metrics": score},
+        )
+        return _facts(exporter, exporter.lower(program, spec, scratch / "output"))
+
+    depends = {"model": made, "spec": repr(spec)}
+    code = (*BUNDLING, "edgekd.wrap", "edgekd.models", _package(exporter))
+    name = f"export-{Path(path).name}"
+    return Built(
+        model, exporter.name, precision, path, context.run.stage(name, depends, code, make, path)
+    )
+
+
+def _compress(context: Context, exporter: Exporter, base: Built, precision: str) -> Built:
+    path = base.path.replace(f"-{base.precision}", f"-{precision}", 1)
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        bundle = Bundle.open(context.run.path / base.path)
+        rows = spread(context.train, CALIBRATION)
+        made = exporter.compress(bundle, Plan(precision), rows, scratch / "output")
+        return _facts(exporter, made)
+
+    code = (*BUNDLING, _package(exporter))
+    done = context.run.stage(
+        f"quantize-{Path(path).name}", {"base": base.done, "plan": precision}, code, make, path
+    )
+    return Built("student", exporter.name, precision, path, done)
+
+
+def _spec(context: Context, target: Target, exporter: Exporter) -> Spec:
+    from edgekd.program import Shapes
+
+    recipe = context.recipe
+    metadata = {"name": recipe.name, "task": recipe.task}
+    if recipe.license:
+        metadata["license"] = recipe.license
+    return Spec(
+        shapes=Shapes(target.batch, tuple(target.lengths)),
+        compute=exporter.default_compute,
+        deployment=target.deployment,
+        metadata=metadata,
+        options=target.options,
+    )
+
+
+def _package(exporter: Exporter) -> str:
+    """The package that an exporter lives in: its source is part of the stage's fingerprint."""
+    return ".".join(type(exporter).__module__.split(".")[:2])
+
+
+def _facts(exporter: Exporter, bundle: Bundle) -> Mapping[str, Any]:
+    manifest = bundle.manifest
+    findings = exporter.check(bundle)
+    return {
+        "variant": manifest.variant,
+        "size_bytes": bundle.size_bytes,
+        "bundle_bytes": bundle.bundle_bytes,
+        "relative_error": manifest.provenance.get("relative_error"),
+        "exact": exporter.inspect(bundle),
+        "notes": [f"{f.message}{f' ({f.where})' if f.where else ''}" for f in findings],
+    }
+
+
+def score(context: Context, built: Built, labelled: Done) -> Done:
+    """Run the bundle over every test row; keep its outputs and what they are worth."""
+    name = Path(built.path).name
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        from edgekd.evaluate.run import evaluate, run_session
+        from edgekd.pipeline.learn import teacher_outputs
+
+        bundle = Bundle.open(context.run.path / built.path)
+        labels = bundle.manifest.labels
+        session = exporters.get(built.target).open(bundle)
+        try:
+            with track(f"score {name}", len(context.test)) as advance:
+                outputs = run_session(session, bundle, context.test, progress=advance)
+            kind = session.kind
+        finally:
+            session.close()
+        references = context.task.references(context.test, labels)
+        said = teacher_outputs(context)
+        found = evaluate(context.task, labels, outputs, references, said)
+        np.savez(scratch / "output", **outputs)
+        (scratch / "output.npz").rename(scratch / "output")
+        evidence = "measured" if kind == "native" else "reference"
+        return {"evidence": evidence, "evaluation": found.to_dict()}
+
+    depends = {"bundle": built.done, "labelled": labelled}
+    code = (*SCORING, _package(exporters.get(built.target)))
+    return context.run.stage(f"score-{name}", depends, code, make, f"evaluations/{name}.npz")
+
+
+def bench(context: Context, profile: Profile, built: Sequence[Built]) -> Done:
+    """Time every bundle that the profile runs, in one interleaved run of fresh processes."""
+    mine = [b for b in built if b.target == profile.target]
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        from edgekd.bench.measure import compare
+
+        paths = {b.path: context.run.path / b.path for b in mine}
+        found = compare(paths, profile, context.test)
+        raw = {name: m.to_dict() for name, m in found.measurements.items()}
+        (scratch / "output").write_text(json.dumps({"schema": "edgekd.bench/1", "bundles": raw}))
+        teacher = next((b.path for b in mine if b.model == "teacher"), None)
+        ratios = {}
+        for path in paths:
+            ratio = found.ratio(teacher, path) if teacher and path != teacher else None
+            if ratio is not None:
+                ratios[path] = [ratio.value, ratio.low, ratio.high]
+        rows = {name: m.to_dict(raw=False) for name, m in found.measurements.items()}
+        return {"rows": rows, "speedup": ratios}
+
+    depends = {"profile": profile, "bundles": {b.path: b.done for b in mine}}
+    code = ("edgekd.bench", "edgekd.bundle", "edgekd.preprocess", "edgekd.pipeline.ship")
+    return context.run.stage(
+        f"bench-{profile.name}", depends, code, make, f"bench/{profile.name}.json"
+    )
