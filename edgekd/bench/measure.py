@@ -201,12 +201,7 @@ def compare(
     """
     opened = {name: Bundle.open(path) for name, path in bundles.items()}
     for bundle in opened.values():
-        if bundle.manifest.target != profile.target:
-            raise InputError(
-                f"the profile '{profile.name}' runs {profile.target} bundles, and {bundle.path} is"
-                f" one for {bundle.manifest.target}; choose another profile or export for"
-                f" {profile.target}"
-            )
+        check_target(bundle, profile)
     if rounds < 1 or seconds <= 0:
         raise InputError("a measurement needs at least one round and a block of some duration")
     picked = spread(rows, next(iter(opened.values())))
@@ -247,6 +242,15 @@ def compare(
             for name in opened
         }
     )
+
+
+def check_target(bundle: Bundle, profile: Profile) -> None:
+    """Raise :class:`InputError` where the profile's runtime cannot load the bundle."""
+    if bundle.manifest.target != profile.target:
+        raise InputError(
+            f"the profile '{profile.name}' runs {profile.target} bundles, and {bundle.path} is one"
+            f" for {bundle.manifest.target}; choose another profile or export for {profile.target}"
+        )
 
 
 def prepare(runner: Runner, bundle: Bundle, feeds: Path, profile: Profile) -> dict[str, Any]:

@@ -88,9 +88,20 @@ class Worker:
         joules = None if energy is None or after is None else (after - energy) / len(samples)
         return {"samples_ms": samples, "joules": joules}
 
-    def step(self, count: int) -> dict[str, Any]:
-        """The next ``count`` rows: one short slice of an interleaved comparison."""
-        return {"samples_ms": [self._next() for _ in range(count)]}
+    def step(self, count: int, control: int) -> dict[str, Any]:
+        """One short slice of an interleaved comparison: ``count`` rows, then the control kernel.
+
+        The control is a fixed piece of work that no change of a bundle can alter: the machine's
+        own pace. It calls no BLAS, whose threads would disturb the other arm.
+        """
+        samples = [self._next() for _ in range(count)]
+        kernel = np.random.default_rng(0).standard_normal(40_000, np.float32)
+        controls = []
+        for _ in range(control):
+            start = time.perf_counter()
+            np.sort(np.tanh(kernel))
+            controls.append(_since(start))
+        return {"samples_ms": samples, "control_ms": controls}
 
     def memory(self, passes: int) -> dict[str, Any]:
         """Peak memory of loading and running, above what the process held after its imports.
@@ -116,18 +127,6 @@ class Worker:
 
         latencies, wall = closed_loop(self.session, self.feeds, clients, samples, seconds)
         return {"samples_ms": latencies, "wall_s": wall}
-
-    def control(self, count: int) -> dict[str, Any]:
-        """Time a fixed kernel that no change of a bundle can alter: the machine's own pace."""
-        left = np.random.default_rng(0).standard_normal((192, 192)).astype(np.float32)
-        samples = []
-        for _ in range(count):
-            start = time.perf_counter()
-            value = left
-            for _ in range(8):
-                value = np.tanh(value @ left * np.float32(0.05))
-            samples.append(_since(start))
-        return {"samples_ms": samples}
 
     def close(self) -> dict[str, Any]:
         self.session.close()

@@ -64,7 +64,7 @@ def broken(**changes):
 def test_fault_is_one_line_that_names_it(tmp_path, values, says):
     file = tmp_path / "kiosk.yaml"
     file.write_text(yaml.safe_dump(values))
-    with pytest.raises(InputError, match="kiosk.yaml") as caught:
+    with pytest.raises(InputError, match=r"kiosk\.yaml") as caught:
         profiles.load(file)
     assert says in str(caught.value) and "\n" not in str(caught.value)
 

@@ -1,0 +1,79 @@
+import json
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from edgekd.bench.gate import compare_exact, from_dict, gate
+from edgekd.bench.sequential import Plan
+from edgekd.errors import InconclusiveError, InputError
+
+SHORT = Plan(looks=(6,), errors=(0.02,), confirm=1)
+
+
+def test_bundle_with_forty_times_the_work_regresses_and_replays(make_bundle, profile, rows):
+    result = gate(make_bundle("base").path, make_bundle("slow", work=40).path, profile, rows, SHORT)
+    assert (result.verdict, result.exit_code) == ("regressed", 1)
+    assert result.outcome.findings[0].ratio > 2
+    document = json.loads(json.dumps(result.to_dict()))
+    assert from_dict(document).to_dict() == result.to_dict()
+    assert document["plan"]["seed"] == 0 and len(document["pairs"]) == 6
+    text = json.dumps(document)
+    assert str(make_bundle("other").path.parent) not in text  # no path of the machine
+
+
+def test_order_is_drawn_by_lot(make_bundle, profile, rows):
+    path = make_bundle().path
+    pairs = gate(path, path, profile, rows, SHORT).outcome.pairs
+    assert {pair.raw["first"] for pair in pairs} == {"baseline", "candidate"}
+
+
+def test_memory_and_start_up_are_gated_when_asked(make_bundle, profile, rows):
+    metrics = ("memory", "load")
+    plan = replace(SHORT, metrics=metrics, errors=(0.04,))
+    small, large = make_bundle("small", megabytes=20), make_bundle("large", megabytes=60)
+    result = gate(small.path, large.path, profile, rows, plan)
+    memory = next(f for f in result.outcome.findings if f.metric == "memory")
+    assert memory.verdict == "regressed"
+    assert memory.ratio == pytest.approx(3, rel=0.1)
+
+
+def test_exact_figures_need_one_look(make_bundle):
+    same = compare_exact(make_bundle("a"), make_bundle("b"), 0.0)
+    assert {e.verdict for e in same} == {"unchanged"}
+    worse = compare_exact(make_bundle("c"), make_bundle("d", work=2), 0.0)
+    assert [e.metric for e in worse if e.verdict == "regressed"] == ["ops"]
+    assert all(e.verdict == "unchanged" for e in compare_exact(
+        make_bundle("e"), make_bundle("f", work=2), 1.0
+    ))  # fmt: skip
+
+
+def test_bundles_that_cannot_be_compared(make_bundle, profile, rows):
+    other = make_bundle("other", task="text-classification")
+    with pytest.raises(InputError, match="their task differ"):
+        gate(make_bundle().path, other.path, profile, rows)
+
+
+@pytest.mark.parametrize("plan", [Plan(tolerance=0.0), Plan(tolerance=5), Plan(metrics=("p99",))])
+def test_plans_that_cannot_be_followed(make_bundle, profile, rows, plan):
+    path = make_bundle().path
+    with pytest.raises(InputError):
+        gate(path, path, profile, rows, plan)
+
+
+def test_interpreter_cannot_be_gated(make_bundle, profile, rows):
+    path = make_bundle(kind="reference").path
+    with pytest.raises(InputError, match="interpreter"):
+        gate(path, path, profile, rows, SHORT)
+
+
+def test_runner_that_dies_leaves_no_process(make_bundle, profile, rows):
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    with pytest.raises(InconclusiveError, match="luck"):
+        gate(make_bundle().path, make_bundle("bad", fail="die").path, profile, rows, SHORT)
+    assert {p.pid for p in psutil.Process().children(recursive=True)} == before
+
+
+def test_record_of_something_else():
+    with pytest.raises(InputError, match="not a recorded gate"):
+        from_dict({"schema": "edgekd.bench/1"})

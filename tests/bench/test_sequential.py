@@ -1,0 +1,98 @@
+import math
+
+import numpy as np
+import pytest
+
+from edgekd.bench.sequential import Pair, Plan, replay, run
+
+
+def source(logs, control=0.0):
+    """Pairs from given log-ratios of p50, in order."""
+    return lambda index: Pair({"p50": float(logs[index])}, control, {})
+
+
+def noise(seed, true=0.0, sd=0.02, n=60):
+    return np.random.default_rng(seed).normal(true, sd, n)
+
+
+def test_verdicts_and_exit_codes():
+    for true, verdict, code in [
+        (math.log(1.2), "regressed", 1),
+        (math.log(0.8), "improved", 0),
+        (0.0, "unchanged", 0),
+    ]:
+        outcome = run(source(noise(0, true)), Plan())
+        assert (outcome.verdict, outcome.exit_code) == (verdict, code)
+
+
+def test_clear_case_stops_at_the_first_look():
+    assert len(run(source(noise(0, 0.5)), Plan()).pairs) == 8
+    assert len(run(source(noise(0, 0.0, sd=0.005)), Plan()).pairs) == 8
+
+
+def test_on_the_edge_of_the_tolerance_nothing_is_claimed():
+    outcome = run(source(noise(0, math.log(1.05))), Plan())
+    assert (outcome.verdict, outcome.exit_code, len(outcome.pairs)) == ("inconclusive", 3, 30)
+    assert outcome.findings[0].why
+
+
+def test_tolerance_under_the_floor_is_said():
+    outcome = run(source(noise(0, sd=0.2)), Plan(tolerance=0.01))
+    assert outcome.verdict == "inconclusive"
+    assert "under what this machine can tell" in outcome.findings[0].why
+    assert outcome.findings[0].mde > 0.01
+
+
+def test_regression_that_fresh_pairs_do_not_confirm():
+    logs = np.concatenate([np.full(8, 0.2), np.zeros(30)])
+    outcome = run(source(logs), Plan())
+    assert outcome.verdict == "inconclusive" and len(outcome.confirmation) == 8
+    assert "did not confirm" in outcome.findings[0].why
+
+
+def test_control_that_moved_overrules():
+    outcome = run(source(noise(0, 0.5), control=0.1), Plan())
+    assert outcome.contaminated and outcome.verdict == "inconclusive"
+    assert "control kernel" in outcome.findings[0].why
+
+
+def test_interval_and_detectable_effect_are_always_there():
+    for true in (0.0, 0.05, 0.3):
+        finding = run(source(noise(1, true)), Plan()).findings[0]
+        assert finding.ratio_ci[0] <= finding.ratio <= finding.ratio_ci[1]
+        assert finding.bounds[0] <= finding.ratio <= finding.bounds[1]
+        assert finding.mde > 0
+
+
+def test_holm_over_metrics():
+    """Eight pairs can reach p = 1/256, which is one metric's error and not three metrics'."""
+    metrics = ("p50", "first", "load")
+    logs = {"p50": 0.3, "first": 0.0, "load": 0.0}
+    jitter = noise(3, sd=0.004)
+
+    def draw(index):
+        return Pair({m: logs[m] + float(jitter[index]) for m in metrics}, 0.0, {})
+
+    assert len(run(draw, Plan(metrics=("p50",))).pairs) == 8
+    outcome = run(draw, Plan(metrics=metrics))
+    assert len(outcome.pairs) == 16
+    assert [f.verdict for f in outcome.findings] == ["regressed", "unchanged", "unchanged"]
+    assert outcome.verdict == "regressed"
+
+
+def test_replay_is_the_same_outcome():
+    for seed in range(20):
+        outcome = run(source(noise(seed, 0.07, 0.03)), Plan(seed=seed))
+        assert replay(outcome.pairs, outcome.confirmation, Plan(seed=seed)) == outcome
+
+
+@pytest.mark.parametrize("shape", ["normal", "heavy"])
+def test_error_budget(shape):
+    """At the edge of the tolerance, where errors are likeliest, a look errs as planned."""
+    generator = np.random.default_rng(0)
+    plan = Plan(resamples=10)
+    repetitions, wrong = 500, 0
+    for _ in range(repetitions):
+        steps = generator.normal(size=40) if shape == "normal" else generator.standard_t(2, 40)
+        wrong += run(source(0.045 * steps + plan.upper), plan).verdict == "regressed"
+    assert wrong / repetitions < 0.0226 + 3 * math.sqrt(0.0226 / repetitions)
