@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from edgekd.evaluate.calibration import expected_calibration_error, reliability
 from edgekd.exporter import Runtime, Session
 from edgekd.preprocess import Preprocessor, Row, TextPreprocessor
 from edgekd.tasks.base import Task
+
+if TYPE_CHECKING:
+    from edgekd.models import LoadedModel
 
 FLOAT_BATCH = 32
 _FLOATS = ("fp32", "fp16", "bf16")
@@ -74,27 +77,39 @@ def run_session(
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """:func:`predict` on a session that is already open."""
-    if not rows:
-        raise InputError("there are no rows to evaluate")
-    manifest = bundle.manifest
-    preprocessor = bundle.preprocessor
+    manifest, preprocessor = bundle.manifest, bundle.preprocessor
     fixed = manifest.inputs[0].shape[0]
     if isinstance(fixed, int):
         batch_size = fixed
     elif batch_size is None:
         batch_size = FLOAT_BATCH if manifest.precision in _FLOATS else 1
-    parts, order = [], []
-    for indices in _batches(preprocessor, rows, batch_size):
-        batch = [rows[i] for i in indices]
-        if isinstance(fixed, int):  # the last batch is filled up, and the filling cut off again
-            batch += [batch[-1]] * (fixed - len(batch))
-        outputs = session.run(encode(manifest, preprocessor, batch))
-        parts.append({name: array[: len(indices)] for name, array in outputs.items()})
-        order += indices
-        if progress:
-            progress(len(indices))
-    back = np.argsort(order)
-    return {name: _join([part[name] for part in parts])[back] for name in parts[0]}
+
+    def run(batch: list[Row]) -> dict[str, np.ndarray]:
+        if isinstance(fixed, int):  # the last batch is filled up; what fills it is cut off again
+            batch = batch + batch[-1:] * (fixed - len(batch))
+        return session.run(encode(manifest, preprocessor, batch))
+
+    return _over_batches(preprocessor, rows, batch_size, run, progress)
+
+
+def predict_model(
+    model: LoadedModel,
+    task: Task,
+    rows: Sequence[Row],
+    *,
+    batch_size: int = FLOAT_BATCH,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """:func:`predict` for a PyTorch model (:func:`edgekd.models.load`); imports torch."""
+    import torch
+
+    def run(batch: list[Row]) -> dict[str, np.ndarray]:
+        feeds = {k: torch.from_numpy(v) for k, v in model.preprocessor.encode(batch).items()}
+        with torch.inference_mode():
+            said = model.model(**feeds)
+        return {name: getattr(said, name).float().numpy() for name in task.outputs}
+
+    return _over_batches(model.preprocessor, rows, batch_size, run, progress)
 
 
 def evaluate(
@@ -133,15 +148,27 @@ def evaluate(
     )
 
 
-def _batches(
-    preprocessor: Preprocessor, rows: Sequence[Row], batch_size: int
-) -> Iterator[list[int]]:
-    """Indices of the rows, batch by batch; texts of similar length go together."""
+def _over_batches(
+    preprocessor: Preprocessor,
+    rows: Sequence[Row],
+    batch_size: int,
+    run: Callable[[list[Row]], dict[str, np.ndarray]],
+    progress: Callable[[int], None] | None,
+) -> dict[str, np.ndarray]:
+    """Run batch after batch, texts of similar length together; outputs in the rows' order."""
+    if not rows:
+        raise InputError("there are no rows to evaluate")
     order = np.arange(len(rows))
     if isinstance(preprocessor, TextPreprocessor) and batch_size > 1:
         order = np.argsort(preprocessor.lengths(rows), kind="stable")
+    parts = []
     for start in range(0, len(rows), batch_size):
-        yield order[start : start + batch_size].tolist()
+        batch = [rows[i] for i in order[start : start + batch_size]]
+        parts.append({name: array[: len(batch)] for name, array in run(batch).items()})
+        if progress:
+            progress(len(batch))
+    back = np.argsort(order)
+    return {name: _join([part[name] for part in parts])[back] for name in parts[0]}
 
 
 def _join(parts: list[np.ndarray]) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from edgekd.report import plots, story, units
 from edgekd.report.document import Bench, BundleRow, Document, speedup
@@ -45,6 +46,8 @@ def render(document: Document) -> str:
         "metric": story.metric,
         "interval": story.interval,
         "short": units.short,
+        "prose": _prose,
+        "tight": _tight,
         "plain": _plain,
         "title": story.title,
     }
@@ -58,6 +61,7 @@ def render(document: Document) -> str:
         worst=document.blind_spots[:_WORST],
         speedup=lambda bundle, bench: speedup(document, bundle, bench),
         trade_offs=_trade_offs(document),
+        drawn={row.model for row in document.bundles if row.retained is not None},
         forest=_forest(document),
         gain_plot=_gain_plot(document),
         reliability=[
@@ -168,6 +172,19 @@ def _model_of(document: Document, name: str) -> str:
     """The model that a calibration row is about: itself, or the one its bundle was made from."""
     bundle: BundleRow | None = document.bundle(name)
     return bundle.model if bundle else name
+
+
+def _prose(text: str) -> Markup:
+    """Escaped text in which `backticks` become code."""
+    parts = str(escape(text)).split("`")
+    if len(parts) % 2 == 0:  # an odd backtick stands for itself
+        return escape(text)
+    return Markup("".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(parts)))
+
+
+def _tight(text: str) -> str:
+    """A number and its unit stay on one line."""
+    return re.sub(r"(?<=\d) (?=(?:%|µs|ms|s|B|kB|MB|GB|M|G|points)\b|%)", "\u00a0", text)
 
 
 def _plain(value: Any) -> str:

@@ -56,6 +56,7 @@ def trade_off(
     )
     if x_limit:
         canvas.line(x(x_limit), y.start, x(x_limit), y.end, "limit")
+        canvas.take(x(x_limit), y.start, x(x_limit), y.end)
     if retained_limit:
         canvas.line(x.start, y(retained_limit), x.end, y(retained_limit), "limit")
         canvas.take(x.start, y(retained_limit), x.end, y(retained_limit))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekd.report import units
-from edgekd.report.document import BundleRow, Document, speedup
+from edgekd.report.document import Bench, BundleRow, Document, speedup
 
 TARGETS = {"onnx": "ONNX", "coreml": "Core ML", "browser": "browser"}
 _SHARES = ("accuracy", "f1", "exact_match", "precision", "recall")
@@ -20,9 +20,9 @@ def target(name: str) -> str:
     return TARGETS.get(name, name)
 
 
-def title(name: str) -> str:
+def title(name: str | None) -> str:
     """``macro_f1`` as ``macro F1``."""
-    return name.replace("_", " ").replace("f1", "F1")
+    return (name or "metric").replace("_", " ").replace("f1", "F1")
 
 
 def metric(value: float | None, name: str, digits: int = 2) -> str:
@@ -65,7 +65,7 @@ def headline(document: Document) -> str:
     if row is None:
         return "No bundle was chosen."
     subject = f"The {name(row)} bundle"
-    kept = f" keeps {units.percent(row.retained)} of its teacher’s {title(document.metric or '')}"
+    kept = f" keeps {units.percent(row.retained)} of its teacher’s {title(document.metric)}"
     if row.retained is None:
         kept = " was not compared with its teacher"
     sentence = f"{subject}{kept} in {units.size(row.size_bytes)}"
@@ -103,6 +103,19 @@ def main_profile(document: Document) -> str | None:
     return max(dict.fromkeys(profiles), key=measured.count, default=None)
 
 
+def latency(bench: Bench | None) -> str:
+    """``1.41 ms, edge-server, measured``; a projection stays a range."""
+    if bench is None or bench.latency_ms is None:
+        return units.MISSING
+    figures = bench.latency_ms
+    if figures.p50 is None:
+        low, high = units.duration_ms(figures.low), units.duration_ms(figures.high)
+        value = f"{units.short(low)} to {units.short(high)}"
+    else:
+        value = units.duration_ms(figures.p50)
+    return f"{value}, {bench.profile}, {bench.evidence}"
+
+
 def bought(document: Document) -> str:
     """What distillation bought, and whether the interval is clear of zero."""
     gain = document.gain
@@ -131,10 +144,14 @@ def inherited(document: Document) -> str:
     student = sum(spot.student_errors for spot in spots)
     same = sum(spot.inherited for spot in spots)
     examples = sum(spot.examples for spot in spots)
+    student_row = document.model("student")
+    whole = student_row is not None and student_row.n == examples
+    among = f"Of {'' if whole else 'the '}{units.count(examples)} examples"
+    among += "" if whole else f" of these {len(spots)} classes"
     if not teacher:
-        return f"The teacher made no error on {units.count(examples)} examples: none to inherit."
+        return f"{among} the teacher gets none wrong: there is nothing to inherit."
     return (
-        f"Of {units.count(examples)} examples the teacher gets {units.count(teacher)} wrong and the"
+        f"{among} the teacher gets {units.count(teacher)} wrong and the"
         f" student {units.count(student)}. In {units.count(same)} cases the student gives the"
         f" teacher’s own wrong answer: {units.percent(same / teacher, 0)} of the teacher’s errors"
         " are inherited."

@@ -38,7 +38,7 @@ BUDGETS = {
 class Line(BaseModel):
     """One budget line. ``limit``, ``value`` and ``range`` are ratios, bytes or milliseconds."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str
     limit: float
@@ -62,7 +62,7 @@ class Line(BaseModel):
 
 
 class Verdict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     status: Status
     lines: list[Line] = []
@@ -140,6 +140,8 @@ def verdict(lines: Sequence[Line], *, strict: bool = False) -> Verdict:
         held = len(lines) - len(unchecked)
         reason = "no budget was set" if not lines else f"{held} of {len(lines)} budget lines held"
         if unchecked:
-            names = ", ".join(BUDGETS[line.name].title.lower() for line in unchecked)
-            reason += f"; unchecked: {names}"
+            reason += "; unchecked: " + ", ".join(
+                BUDGETS[line.name].title.lower() + (f" on {line.profile}" if line.profile else "")
+                for line in unchecked
+            )
     return Verdict(status=status, lines=list(lines), reason=reason)

@@ -105,7 +105,9 @@ from edgekd.evaluate import predict, evaluate
 bundle = Bundle.open({str(bundle.path)!r})
 rows = {rows[:8]!r}
 outputs = predict(bundle, rows)
-evaluate(tasks.get(bundle.manifest.task), bundle.manifest.labels, outputs, [0] * 8, outputs)
+task = tasks.get(bundle.manifest.task)
+truth = task.decode(outputs, bundle.manifest.labels)
+assert evaluate(task, bundle.manifest.labels, outputs, truth, outputs).retained == 1
 heavy = {{"torch", "transformers", "pandas"}} & set(sys.modules)
 assert not heavy, heavy
 """
