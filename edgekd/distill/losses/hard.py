@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgekd.distill.losses.base import Law, Loss
 from edgekd.distill.losses.reduction import per_sample, wide
 
 UNLABELLED = -100
@@ -31,3 +32,16 @@ def cross_entropy(student_logits: Tensor, labels: Tensor, mask: Tensor | None = 
         reduction="none",
     ).reshape(labels.shape)
     return per_sample(values, labelled)
+
+
+LOSSES = (
+    Loss(
+        name="cross_entropy",
+        term="hard",
+        function=cross_entropy,
+        reads=("student.logits", "labels"),
+        laws=frozenset({Law.POSITIVE, Law.SPLIT, Law.PADDING, Law.SHIFT, Law.FINITE}),
+        source="maximum likelihood",
+        least_classes=2,
+    ),
+)

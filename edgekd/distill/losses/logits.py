@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgekd.distill.losses.base import Law, Loss
 from edgekd.distill.losses.reduction import (
     check_same_shape,
     check_temperature,
@@ -39,6 +40,31 @@ def softened_kl(
 
 
 def logit_mse(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Squared difference of the logits, summed over classes: [batch]."""
+    """Squared difference of the logits, summed over classes: [batch].
+
+    Beside other terms it wants a small weight: it grows with the number of classes and with the
+    square of the logits, where a cross-entropy does not.
+    """
     check_same_shape(student_logits, teacher_logits, "logits")
     return per_sample((wide(student_logits) - wide(teacher_logits)).square().sum(-1), mask)
+
+
+LOSSES = (
+    Loss(
+        name="softened_kl",
+        term="soft",
+        function=softened_kl,
+        reads=("student.logits", "teacher.logits"),
+        laws=frozenset(Law) - {Law.SCALE},
+        source="Hinton 2015, arXiv:1503.02531",
+        least_classes=2,
+    ),
+    Loss(
+        name="logit_mse",
+        term="soft",
+        function=logit_mse,
+        reads=("student.logits", "teacher.logits"),
+        laws=frozenset(Law) - {Law.SCALE, Law.SHIFT},
+        source="Kim 2021, arXiv:2105.08919",
+    ),
+)
