@@ -49,7 +49,7 @@ def topk(logits: np.ndarray, k: int) -> dict[str, np.ndarray]:
     rest = [np.log(np.exp((others - top) / t).sum(-1)) + top[..., 0] / t for t in REST_TEMPERATURES]
     return {
         "indices": indices,
-        "values": np.take_along_axis(values, indices, -1),
-        # fp16 ends at −65,504; a mass of exp(−60,000) is none.
+        # fp16 ends at −65,504, and a mass of exp(−60,000) is none.
+        "values": np.maximum(np.take_along_axis(values, indices, -1), -60000),
         "rest": np.maximum(np.stack(rest, -1), -60000).astype(np.float32),
     }
