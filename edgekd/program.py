@@ -84,6 +84,8 @@ class Program:
 def _capture(program: Program, shapes: Shapes) -> ExportedProgram:
     import torch
 
+    from edgekd.passes import select_first_token
+
     # Two rows and a middling length: sizes 0 and 1 would be specialised into the graph.
     example_batch = shapes.batch or 2
     maximum = getattr(program.preprocessor, "max_length", 0)
@@ -107,9 +109,11 @@ def _capture(program: Program, shapes: Shapes) -> ExportedProgram:
     variadic = inspect.Parameter.VAR_POSITIONAL in kinds
     dynamic_shapes: Any = (tuple(dynamic),) if variadic else tuple(dynamic)
     with torch.no_grad():
-        return torch.export.export(
+        exported = torch.export.export(
             program.module,
             tuple(example),
             dynamic_shapes=dynamic_shapes if any(dynamic) else None,
             strict=False,
         )
+    select_first_token.apply(exported)
+    return exported

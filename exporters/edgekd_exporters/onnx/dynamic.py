@@ -43,7 +43,8 @@ def symmetric(weight: np.ndarray, axis: int, bits: int) -> tuple[np.ndarray, np.
     """
     top = 2 ** (bits - 1) - 1
     peak = np.abs(weight).max(axis=axis, keepdims=True).astype(np.float32)
-    scale = np.where(peak > 0, peak / np.float32(top), np.float32(1)).astype(np.float32)
+    normal = peak > top * np.finfo(np.float32).tiny  # smaller peaks are zeros to any use
+    scale = np.where(normal, peak / np.float32(top), np.float32(1))
     return np.rint(weight / scale).clip(-top, top).astype(np.int8), scale
 
 

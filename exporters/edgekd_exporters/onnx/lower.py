@@ -22,7 +22,7 @@ from onnxscript import opset20 as op
 from edgekd.errors import InputError
 from edgekd.exporter import Spec
 from edgekd.program import Program
-from edgekd_exporters.onnx.passes import residual_sum
+from edgekd_exporters.onnx.passes import constant_reshape, residual_sum, trim_positions
 
 DEFAULT_OPSET = 20  # the first with Gelu; onnxruntime >= 1.17, onnxruntime-web alike
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -52,8 +52,12 @@ def lower(program: Program, spec: Spec) -> ir.Model:
     assert written is not None
     model = written.model
     _name_nodes(model)
+    constant_reshape.apply(model)
     _declare_shapes(model, program, spec)
     residual_sum.apply(model)
+    longest = max(spec.shapes.lengths, default=getattr(program.preprocessor, "max_length", 0))
+    if longest:
+        trim_positions.apply(model, longest)
     tidy(model)
     model.producer_name, model.producer_version = "edgekd", None
     for key, value in spec.metadata.items():

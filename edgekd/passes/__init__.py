@@ -1,0 +1,1 @@
+"""Rewrites of a captured program that every target profits from, one per file."""
