@@ -149,7 +149,7 @@ def _model_row(name: str, done: Done) -> Model:
 def _bundle_row(built: Built, scored: Done, benches: Mapping[str, Done]) -> BundleRow:
     facts = built.done.result
     rows = [
-        _bench_row(done.result["rows"][built.path])
+        Bench.model_validate(done.result["rows"][built.path])
         for done in benches.values()
         if built.path in done.result["rows"]
     ]
@@ -166,26 +166,6 @@ def _bundle_row(built: Built, scored: Done, benches: Mapping[str, Done]) -> Bund
         exact=facts["exact"],
         notes=facts["notes"],
         **{k: v for k, v in scored.result["evaluation"].items() if k in _SCORES},
-    )
-
-
-def _bench_row(row: Mapping[str, Any]) -> Bench:
-    latency = dict(row["latency_ms"])
-    session, protocol = row["session"], row["protocol"]
-    timed = latency.get("p50") is not None
-    return Bench(
-        profile=row["profile"],
-        evidence=row["evidence"],
-        latency_ms=latency if timed else None,  # type: ignore[arg-type]
-        missing=None if timed else row["why"],
-        method=row["why"] if timed else None,
-        load_ms=row["load_ms"],
-        first_ms=row["first_ms"],
-        peak_memory_bytes=row["peak_memory_bytes"],
-        runtime=f"{session.get('runtime')} {session.get('version', '')}".strip(),
-        threads=session.get("threads"),
-        inputs=f"{protocol['rows']} test rows, batch 1, {protocol['rounds']} processes",
-        details={"memory_why": row["memory_why"], "session": session, "protocol": protocol},
     )
 
 
@@ -227,7 +207,7 @@ def _lines(
     timed = bench.evidence if bench and bench.latency_ms else None
     ratio = benches[profile].result["speedup"].get(row.path) if profile else None
     here = timed == "measured"
-    why = None if here else (bench.missing or bench.method if bench else "no profile times it")
+    why = bench.missing if bench else "no profile times it"
     latency = bench.latency_ms.p50 if bench and bench.latency_ms else None
     values: dict[str, tuple[float | None, float | None, str | None]] = {
         "retained": (budget.retained, row.retained, row.evidence),
@@ -273,7 +253,7 @@ def _settings(context: Context, models: Mapping[str, Done]) -> dict[str, Any]:
 def _environment(benches: Mapping[str, Done]) -> dict[str, Any]:
     for done in benches.values():
         for row in done.result["rows"].values():
-            return dict(row["environment"])
+            return dict(row["details"]["environment"])
     return {}
 
 
