@@ -238,19 +238,22 @@ class SignalStore:
             total = sum(len(arrays["key"]) for arrays in self._shards.values())
             digest = hashlib.blake2b("\n".join(self._shards).encode(), digest_size=8).hexdigest()
             file = self.path / f"index-{digest}.bin"
-            self._index = self._map(file, total) if total else np.empty(0, _ENTRY)
+            self._index = self._map(file) if total else np.empty(0, _ENTRY)
         return self._index
 
-    def _map(self, file: Path, total: int) -> np.ndarray:
-        if not file.is_file():
-            try:
-                with self._writing():
-                    self._build(file)
-            except OSError:  # a read-only or full disk: the index is derived, memory will do
-                index = np.concatenate(list(self._entries()))
-                index.view(f"S{_ENTRY.itemsize}").sort()
-                return index
-        return np.memmap(file, _ENTRY, "r")
+    def _map(self, file: Path) -> np.ndarray:
+        try:
+            return np.memmap(file, _ENTRY, "r")
+        except FileNotFoundError:
+            pass
+        try:
+            with self._writing():  # mapped under the lock: another process may replace it after
+                self._build(file)
+                return np.memmap(file, _ENTRY, "r")
+        except OSError:  # a read-only or full disk: the index is derived, memory will do
+            index = np.concatenate(list(self._entries()))
+            index.view(f"S{_ENTRY.itemsize}").sort()
+            return index
 
     def _entries(self) -> Iterator[np.ndarray]:
         for start, arrays in zip(self._starts, self._shards.values(), strict=True):
@@ -261,9 +264,13 @@ class SignalStore:
 
     def _build(self, file: Path) -> None:
         temporary = file.with_name(file.name + ".tmp")
-        with temporary.open("wb") as stream:  # written, not mapped: a full disk must not be SIGBUS
-            for entries in self._entries():
-                stream.write(entries.tobytes())
+        try:  # written, not mapped: on a full disk a mapped write is SIGBUS, not an error
+            with temporary.open("wb") as stream:
+                for entries in self._entries():
+                    stream.write(entries.tobytes())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         index = np.memmap(temporary, _ENTRY, "r+")
         index.view(f"S{_ENTRY.itemsize}").sort()  # in place, in the file: no copy in memory
         index.flush()

@@ -128,6 +128,14 @@ def test_killed_and_finished_equals_undisturbed(tmp_path):
     assert files(killed) == files(undisturbed)
 
 
+def test_two_labellers_at_once_end_with_the_same_store(tmp_path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    subprocess.run([sys.executable, "-c", WORKER, str(alone)], check=True)
+    pair = [subprocess.Popen([sys.executable, "-c", WORKER, str(together)]) for _ in range(2)]
+    assert [process.wait() for process in pair] == [0, 0]
+    assert files(together) == files(alone)
+
+
 @pytest.mark.parametrize("harm", ["cut", "empty", "flip", "header"])
 def test_a_damaged_shard_is_relabelled_not_used(tmp_path, harm):
     filled(tmp_path)
