@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,10 +43,31 @@ def _global(
     pass
 
 
-def _register() -> None:
-    from edgekd.cli.run import run
+# Verbs in the order of a user's day; each is the function of that name in its own file.
+VERBS = (
+    "init",
+    "run",
+    "label",
+    "distill",
+    "export",
+    "quantize",
+    "eval",
+    "bench",
+    "gate",
+    "verify",
+    "report",
+    "profiles",
+    "calibrate",
+    "doctor",
+)
 
-    app.command()(run)
+
+def _register() -> None:
+    for verb in VERBS:
+        if not (Path(__file__).parent / f"{verb}.py").is_file():
+            continue
+        module = import_module(f"edgekd.cli.{verb}")
+        app.command(verb)(getattr(module, verb, None) or getattr(module, f"{verb}_"))
 
 
 _register()

@@ -11,6 +11,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from edgekd.errors import InputError
 from edgekd.pipeline import learn, ship
@@ -19,7 +20,7 @@ from edgekd.pipeline.stage import Done, Run
 from edgekd.recipe import Recipe
 from edgekd.report.document import Document
 
-__all__ = ["run"]
+__all__ = ["distill", "run"]
 
 
 def run(recipe: Recipe, source: Path, out: Path, *, strict: bool = False) -> Document:
@@ -32,23 +33,38 @@ def run(recipe: Recipe, source: Path, out: Path, *, strict: bool = False) -> Doc
     with _only_run(out):
         context = Context(recipe, Run(out), source.resolve().parent)
         ship.check_targets(context)
-        learn.check_student(context)
-        rows = learn.read(context)
+        models = _models(context)
         (out / "recipe.yaml").write_bytes(source.read_bytes())
-        fitted = learn.fit_teacher(context, rows)
-        labelled = learn.label(context, rows, fitted)
-        models = {"teacher": labelled, **_students(context, labelled)}
+        labelled = models["teacher"]
         built = ship.build(context, models)
         scores = {b.path: ship.score(context, b, labelled) for b in built}
         benches = {p.name: ship.bench(context, p, built) for p in ship.chosen_profiles(context)}
         return _report(context, models, built, scores, benches, labelled, strict)
 
 
-def _students(context: Context, labelled: Done) -> dict[str, Done]:
-    control = {}
+def distill(recipe: Recipe, beside: Path, out: Path) -> dict[str, Any]:
+    """The first half of :func:`run` alone: models, no bundles; return their scores as JSON."""
+    out.mkdir(parents=True, exist_ok=True)
+    with _only_run(out):
+        from edgekd.pipeline import document
+
+        context = Context(recipe, Run(out), beside)
+        models = _models(context)
+        found = document.analyse(context, models, models["teacher"]).result
+        rows = [document.model_row(name, done) for name, done in models.items()]
+        return {"models": [row.model_dump(mode="json") for row in rows], **found}
+
+
+def _models(context: Context) -> dict[str, Done]:
+    """Read, fit, label, train: a finished stage per row of the report's models."""
+    learn.check_student(context)
+    rows = learn.read(context)
+    labelled = learn.label(context, rows, learn.fit_teacher(context, rows))
+    models = {"teacher": labelled}
     if context.recipe.distill.control:
-        control = {"student-no-kd": learn.control(context, labelled)}
-    return {**control, "student": learn.student(context, labelled)}
+        models["student-no-kd"] = learn.control(context, labelled)
+    models["student"] = learn.student(context, labelled)
+    return models
 
 
 def _report(

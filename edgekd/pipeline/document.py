@@ -47,7 +47,7 @@ def assemble(
     return Document(
         name=context.recipe.name,
         task=context.recipe.task,
-        models=[_model_row(name, done) for name, done in models.items()],
+        models=[model_row(name, done) for name, done in models.items()],
         bundles=rows,
         verdict=_verdict(lines, strict),
         chosen=chosen,
@@ -135,7 +135,8 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
     return context.run.stage("analysis", depends, code, make)
 
 
-def _model_row(name: str, done: Done) -> Model:
+def model_row(name: str, done: Done) -> Model:
+    """One row of the report's models, from the stage that made the model."""
     result = done.result
     return Model(
         id=name,

@@ -11,20 +11,21 @@ import numpy as np
 
 from edgekd import data
 from edgekd.errors import InputError
+from edgekd.infer import label_into, predict
 from edgekd.pipeline import preflight
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done
 from edgekd.preprocess import Row
-from edgekd.progress import track
+from edgekd.tasks import Task
 
 if TYPE_CHECKING:
     from edgekd.distill.examples import Signals
     from edgekd.models import LoadedModel
     from edgekd.recipe import Student, Training
-    from edgekd.signals.store import SignalStore
+    from edgekd.signals.store import SignalSpec, SignalStore
 
 READING = ("edgekd.data", "edgekd.preprocess", "edgekd.tasks", "edgekd.pipeline.context")
-MODELS = (*READING, "edgekd.models", "edgekd.pipeline.learn")
+MODELS = (*READING, "edgekd.models", "edgekd.infer", "edgekd.pipeline.learn")
 TRAINING = (*MODELS, "edgekd.distill", "edgekd.signals")
 
 
@@ -188,7 +189,7 @@ def _train(
         what=name,
     )
     model.save(scratch / "output")
-    outputs = _predict(model, context.test, context.task.outputs, f"test {name}")
+    outputs = predict(model, context.test, context.task.outputs, f"test {name}")
     labels = list(model.labels)
     references = context.task.references(context.test, labels)
     said = None if name == "teacher" else _store(context, "test").get(_keys(context.test))
@@ -203,66 +204,28 @@ def _train(
     }
 
 
-def _predict(
-    model: LoadedModel, rows: Sequence[Row], outputs: Sequence[str], what: str, batch: int = 32
-) -> dict[str, np.ndarray]:
-    """Run a torch model over rows of similar length together; arrays in the rows' order."""
-    lengths = getattr(model.preprocessor, "lengths", None)
-    order = np.argsort(lengths(rows), kind="stable") if lengths else np.arange(len(rows))
-    parts: list[dict[str, np.ndarray]] = []
-    with track(what, len(rows)) as advance:
-        for start in range(0, len(rows), batch):
-            indices = order[start : start + batch]
-            parts.append(_forward(model, [rows[i] for i in indices], outputs))
-            advance(len(indices))
-    back = np.argsort(order)
-    return {name: np.concatenate([part[name] for part in parts])[back] for name in outputs}
-
-
-def _forward(
-    model: LoadedModel, rows: Sequence[Row], outputs: Sequence[str]
-) -> dict[str, np.ndarray]:
-    import torch
-
-    feeds = {k: torch.from_numpy(v) for k, v in model.preprocessor.encode(rows).items()}
-    with torch.inference_mode():
-        said = model.model(**feeds)
-    return {name: getattr(said, name).float().numpy() for name in outputs}
-
-
 def _label(context: Context, split: str, rows: Sequence[Row], dtype: str) -> SignalStore:
-    from edgekd.signals.label import label as label_rows
-
     store = _store(context, split, dtype)
-    keys = _keys(rows)
-    teacher = context.teacher
-    missing = len(store.missing(keys))
-    with track(f"label {split}", missing) as advance:
-        seen = 0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal seen
-            advance(done - seen)
-            seen = done
-
-        def run_teacher(batch: Sequence[Row]) -> Mapping[str, Any]:
-            return _forward(teacher, batch, context.task.outputs)
-
-        label_rows(rows, keys, run_teacher, store, progress=progress)
+    label_into(store, context.teacher, rows, context.task.outputs, f"label {split}")
     return store
 
 
 def _store(context: Context, split: str, dtype: str | None = None) -> SignalStore:
     """The store of a split, one per teacher revision; ``dtype`` makes it where there is none."""
-    from edgekd.signals.store import Field, SignalSpec, SignalStore
+    from edgekd.signals.store import SignalStore
 
     teacher = context.teacher
     folder = context.run.path / "signals" / f"{split}-{teacher.revision[:12]}"
-    if dtype is None:
-        return SignalStore.open(folder)
+    return SignalStore.open(folder, signal_spec(teacher, context.task, dtype) if dtype else None)
+
+
+def signal_spec(teacher: LoadedModel, task: Task, dtype: str) -> SignalSpec:
+    """What a store of this teacher's outputs holds."""
+    from edgekd.signals.store import Field, SignalSpec
+
     description = json.dumps(teacher.preprocessor.describe(), sort_keys=True)
-    fields = {name: Field(dtype, (len(teacher.labels),)) for name in context.task.outputs}
-    return SignalStore.open(folder, SignalSpec(teacher.revision, description, fields))
+    fields = {name: Field(dtype, (len(teacher.labels),)) for name in task.outputs}
+    return SignalSpec(teacher.revision, description, fields)
 
 
 def teacher_outputs(context: Context) -> Mapping[str, Any]:

@@ -1,0 +1,56 @@
+"""``edgekd label``: run a teacher once and keep what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgekd.cli.common import JsonOption, emit
+
+
+def label(
+    teacher: Annotated[str, typer.Argument(help="A fine-tuned model: a directory or an id.")],
+    data: Annotated[str, typer.Option(help="The rows; labels are not needed.")],
+    out: Annotated[Path, typer.Option(help="The signal store, made or added to.")],
+    task: Annotated[
+        str | None, typer.Option(help="The task; read from the architecture by default.")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="The data's text column.")] = None,
+    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    json_path: JsonOption = None,
+) -> None:
+    """Store a teacher's signals by content: rows already there are not run again."""
+    from edgekd import data as reading
+    from edgekd import models, tasks
+    from edgekd.errors import InputError
+    from edgekd.infer import label_into
+    from edgekd.pipeline.learn import signal_spec
+    from edgekd.signals.store import SignalStore
+
+    if dtype not in ("float16", "float32"):
+        raise InputError(f"--dtype is float16 or float32, not '{dtype}'")
+    chosen = tasks.get(task or models.detect_task(teacher))
+    columns = {"text": text} if text else {}
+    rows = reading.read_rows(data, chosen, columns, labelled=False)
+    loaded = models.load(teacher, chosen)
+    store = SignalStore.open(out, signal_spec(loaded, chosen, dtype))
+    new = label_into(store, loaded, rows, chosen.outputs, "label")
+    document: dict[str, Any] = {
+        "schema": "edgekd.label/1",
+        "store": str(out),
+        "teacher": loaded.revision,
+        "rows": len(rows),
+        "labelled": new,
+        "stored": len(store),
+        "bytes": store.bytes,
+    }
+    emit(
+        document,
+        json_path,
+        lambda console: console.print(
+            f"{out}: {document['labelled']:,} rows labelled now, {document['stored']:,} in all,"
+            f" {document['bytes'] / max(document['stored'], 1):.0f} bytes a row"
+        ),
+    )
