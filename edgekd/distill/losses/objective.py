@@ -75,7 +75,7 @@ class Objective(nn.Module):
         ``outputs`` maps names to the student's tensors (a transformers ``ModelOutput`` does);
         ``batch`` has the teacher's as ``teacher.NAME``, ``labels``, and the masks ``mask``
         (positions that have an answer) and ``attention_mask`` (positions that are no padding).
-        The loss to minimise is ``sum(values).mean()``.
+        The loss to minimise is ``sum(values.values()).mean()``.
         """
         return {name: self.weights[name] * self.value(name, outputs, batch) for name in self.losses}
 

@@ -278,3 +278,18 @@ def test_the_gradient_keeps_its_size_as_the_temperature_grows():
 def test_a_sure_teacher_at_one_degree_is_a_label():
     sure = np.where(np.eye(C, dtype=bool)[LABELS], 1e4, 0.0)
     close(run("softened_kl", S, sure, temperature=1.0), run("cross_entropy", S, LABELS))
+
+
+def test_between_the_stored_temperatures_the_rest_is_bounded_by_its_chord():
+    """The rest's log-mass is convex in 1/T, so interpolation never understates it."""
+    from edgekd.distill.losses.topk import rest_mass
+
+    logits = RANDOM.normal(size=(20, 500)) * 3
+    signal = topk(logits, 10)
+    others = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    np.put_along_axis(others, signal["indices"], -np.inf, -1)
+    for temperature in (1.3, 3.0, 10.0):
+        true = np.log(np.exp(others / temperature).sum(-1))
+        got = rest_mass(torch.from_numpy(signal["rest"]), 490, temperature).numpy()
+        assert (got >= true - 1e-4).all()
+        assert (got <= true + 0.3).all()
