@@ -84,7 +84,7 @@ class Program:
 def _capture(program: Program, shapes: Shapes) -> ExportedProgram:
     import torch
 
-    from edgekd.passes import select_first_token
+    from edgekd.passes import drop_full_mask, select_first_token
 
     # Two rows and a middling length: sizes 0 and 1 would be specialised into the graph.
     example_batch = shapes.batch or 2
@@ -115,5 +115,6 @@ def _capture(program: Program, shapes: Shapes) -> ExportedProgram:
             dynamic_shapes=dynamic_shapes if any(dynamic) else None,
             strict=False,
         )
+    drop_full_mask.apply(exported)
     select_first_token.apply(exported)
     return exported

@@ -21,7 +21,7 @@ from onnxscript import opset20 as op
 
 from edgekd.errors import InputError
 from edgekd.exporter import Spec
-from edgekd.program import Program
+from edgekd.program import MASKED, Program
 from edgekd_exporters.onnx.passes import constant_reshape, residual_sum, trim_positions
 
 DEFAULT_OPSET = 20  # the first with Gelu; onnxruntime >= 1.17, onnxruntime-web alike
@@ -92,7 +92,7 @@ def plain_attention(
     torch's own translation reshapes the keys to three dimensions and back, and scales both
     sides; this form is what runtimes fuse.
     """
-    if is_causal or enable_gqa or (attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL):
+    if is_causal or enable_gqa:
         from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
         return aten_scaled_dot_product_attention(
@@ -103,6 +103,9 @@ def plain_attention(
         op.Mul(query, op.Constant(value_float=factor)), op.Transpose(key, perm=[0, 1, 3, 2])
     )
     if attn_mask is not None:
+        if attn_mask.dtype == ir.DataType.BOOL:
+            shown: Any = op.Constant(value_float=0.0)
+            attn_mask = op.Where(attn_mask, shown, op.Constant(value_float=MASKED))
         scores = op.Add(scores, attn_mask)
     return op.MatMul(op.Softmax(scores, axis=-1), value)
 
