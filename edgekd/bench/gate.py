@@ -9,6 +9,7 @@ al., "Duet Benchmarking", ICPE 2020.)
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import tempfile
@@ -21,12 +22,13 @@ import numpy as np
 
 from edgekd import exporter as exporters
 from edgekd.bench import environment, sequential
-from edgekd.bench.measure import Start, check_target, prepare, spread
+from edgekd.bench.measure import HERE, check_target, prepare, spread
 from edgekd.bench.runner import Runner
 from edgekd.bench.sequential import Outcome, Pair, Plan, Verdict
+from edgekd.bench.transport import Transport
 from edgekd.bench.worker import write_feeds
 from edgekd.bundle import Bundle
-from edgekd.errors import InputError
+from edgekd.errors import InconclusiveError, InputError
 from edgekd.preprocess import Row
 from edgekd.profiles import Profile
 
@@ -34,7 +36,8 @@ SCHEMA = "edgekd.gate/1"
 METRICS = ("p50", "first", "load", "memory")
 SLICES, SLICE_MS = 16, 25.0  # turns per pair and arm, and about how long one lasts
 WARM_SECONDS, WARM_COUNT = 0.2, 10
-_COUNTED = ("Cast", "QuantizeLinear", "DequantizeLinear")  # accidents that op counts reveal
+# What Exporter.inspect counts and of which less is better: accidents show here first.
+_COUNTED = ("weight_bytes", "macs", "casts", "quantize", "dequantize")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def gate(
     plan: Plan | None = None,
     *,
     exact_tolerance: float = 0.0,
-    start: Start = Runner,
+    transport: Transport = HERE,
     progress: Callable[[int, int], None] = lambda done, most: None,
 ) -> GateResult:
     """Compare two bundles; ``progress`` is told the pairs done and the most that may come.
@@ -127,7 +130,7 @@ def gate(
         feeds = {name: Path(folder) / f"{name}.npz" for name in bundles}
         for name, bundle in bundles.items():
             write_feeds(feeds[name], [bundle.encode([row]) for row in picked])
-        arms = {name: Arm(bundles[name], feeds[name], profile, start) for name in bundles}
+        arms = {name: Arm(bundles[name], feeds[name], profile, transport) for name in bundles}
         pace: list[int] = []
 
         def draw(index: int) -> Pair:
@@ -140,6 +143,31 @@ def gate(
     machine = {**environment.describe(), "steal_percent": steal}
     artifacts = {name: identify(bundle) for name, bundle in bundles.items()}
     return _result(exact, outcome, plan, machine, artifacts)
+
+
+def refuse_stored(artifact: Path) -> None:
+    """Say plainly why stored numbers are no baseline; a folder passes.
+
+    Raises :class:`InconclusiveError` for a file of measurements, naming what differs between its
+    machine and this one.
+    """
+    if not artifact.is_file():
+        return
+    try:
+        document = json.loads(artifact.read_text(encoding="utf-8"))
+        benches = document["bundles"] if document.get("schema") == "edgekd.bench/1" else None
+    except (ValueError, KeyError, AttributeError):
+        benches = None
+    if benches is None:
+        raise InputError(f"{artifact} is not a bundle: a gate compares bundle folders")
+    rows = [row for rows in benches.values() for row in rows]
+    then = rows[0]["details"]["environment"] if rows else {}
+    differs = environment.comparable(then, environment.describe())
+    where = f"another machine ({', '.join(differs)} differ)" if differs else "another time"
+    raise InconclusiveError(
+        f"{artifact} holds stored milliseconds from {where}, which are not comparable; give the"
+        " baseline's bundle, so that both can be measured side by side now"
+    )
 
 
 def check_plan(plan: Plan) -> None:
@@ -206,13 +234,13 @@ class Arm:
     bundle: Bundle
     feeds: Path
     profile: Profile
-    start: Start
+    transport: Transport
 
     def fresh(self) -> Runner:
         """A started process that has imported its runtime and not yet loaded the bundle."""
-        runner = self.start(str(self.bundle.path))
+        runner = self.transport.start(str(self.bundle.path))
         try:
-            prepare(runner, self.bundle, self.feeds, self.profile)
+            prepare(runner, self.bundle, self.feeds, self.profile, self.transport)
         except BaseException:
             runner.end()
             raise
@@ -290,10 +318,8 @@ def _figures(bundle: Bundle) -> dict[str, float]:
     figures = {
         "size_bytes": bundle.size_bytes,
         "parameters": bundle.manifest.provenance.get("parameters"),
-        "weight_bytes": inspected.get("weight_bytes"),
-        "macs": inspected.get("macs"),
         "ops": sum(operators.values()) if operators else None,
-        **{name: operators.get(name, 0) for name in _COUNTED if operators},
+        **{name: inspected.get(name) for name in _COUNTED},
     }
     return {name: float(value) for name, value in figures.items() if value is not None}
 

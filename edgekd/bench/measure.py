@@ -8,178 +8,35 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from edgekd import exporter as exporters
-from edgekd.bench import environment, statistics
+from edgekd.bench import projection, statistics
+from edgekd.bench.concurrency import cost_per_million
+from edgekd.bench.measurement import Comparison, Evidence, Measurement, Round
+from edgekd.bench.projection import Projection
 from edgekd.bench.runner import Runner
+from edgekd.bench.transport import Local, Transport
 from edgekd.bench.worker import write_feeds
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError
 from edgekd.preprocess import Row
 from edgekd.profiles import Profile
 
-ROWS = 64  # rows of one pass; a spread over the lengths that are served
+__all__ = ["Comparison", "Measurement", "compare", "measure"]
+
+ROWS = 64  # of one pass: a spread over the lengths that are served
 WARM_SECONDS, WARM_COUNT = 0.5, 20
-_IN_ROW = ("p90", "p95", "p99", "samples")  # of the summary; the rest are details
-Evidence = Literal["measured", "reference", "published", "projected"]
-Start = Callable[[str], Runner]  # a name for messages -> a worker that runs where it should
+HERE = Local()
 
 
-@dataclass(frozen=True)
-class Round:
-    """What one fresh process gave; times in ms, energy in joules per inference."""
-
-    load_ms: float
-    first_ms: float
-    samples_ms: tuple[float, ...]
-    joules: float | None = None
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One bundle under one profile: summary, raw samples and where they come from.
-
-    ``evidence`` is ``measured`` only for the target's own runtime on the profile's own hardware;
-    ``why`` says what it is otherwise. ``rounds`` is empty where nothing could be timed.
-    """
-
-    profile: str
-    evidence: Evidence
-    why: str | None
-    rounds: tuple[Round, ...]
-    rows: int
-    peak_memory_bytes: int | None
-    memory_why: str | None
-    memory_cap_bytes: int | None
-    exact: Mapping[str, Any]
-    session: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    protocol: Mapping[str, Any]
-    extra: Mapping[str, Any] = field(default_factory=dict)  # concurrency, projection
-
-    @property
-    def samples(self) -> np.ndarray:
-        """Every timed inference, in ms, in order."""
-        return np.concatenate([np.asarray(r.samples_ms) for r in self.rounds])
-
-    @property
-    def p50(self) -> statistics.Interval | None:
-        """Median of the per-process medians, in ms, with its interval."""
-        if not self.rounds:
-            return None
-        return statistics.rounds_interval(
-            [np.asarray(r.samples_ms) for r in self.rounds], self.rows
-        )
-
-    @property
-    def over_memory_cap(self) -> bool | None:
-        """Whether the peak is above the profile's cap; None where either is unknown."""
-        if self.peak_memory_bytes is None or self.memory_cap_bytes is None:
-            return None
-        return self.peak_memory_bytes > self.memory_cap_bytes
-
-    def to_dict(self, raw: bool = True) -> dict[str, Any]:
-        """The bench row of ``report.json``; ``raw`` keeps every sample in its ``details``.
-
-        A number that was not taken on the profile's own hardware never stands in the row itself:
-        what this machine did in its place is ``details["host"]``.
-        """
-        numbers = self._numbers()
-        measured = self.evidence == "measured"
-        details: dict[str, Any] = {
-            "exact": dict(self.exact),
-            "session": dict(self.session),
-            "environment": dict(self.environment),
-            "protocol": dict(self.protocol),
-            "memory_cap_bytes": self.memory_cap_bytes,
-            "over_memory_cap": self.over_memory_cap,
-            "peak_memory_missing": self.memory_why,
-            **self.extra,
-        }
-        if self.rounds:
-            summary = statistics.latency_summary(self.samples)
-            details["percentiles"] = {k: v for k, v in summary.items() if k not in _IN_ROW}
-            joules = [r.joules for r in self.rounds if r.joules is not None]
-            details["joules_per_inference"] = float(np.median(joules)) if joules else None
-            if not measured:
-                details["host"] = numbers
-        if raw:
-            details["rounds"] = [asdict(r) for r in self.rounds]
-        row = {
-            "profile": self.profile,
-            "evidence": self.evidence,
-            "runtime": f"{self.session.get('runtime')} {self.session.get('version')}",
-            "threads": self.session.get("threads"),
-            "inputs": f"{self.rows} rows as served, batch 1",
-            "missing": self.why,
-            "details": details,
-        }
-        return row | numbers if measured else row
-
-    def _numbers(self) -> dict[str, Any]:
-        """What was timed and weighed on this machine."""
-        interval = self.p50
-        if interval is None:
-            return {"peak_memory_bytes": self.peak_memory_bytes}
-        summary = statistics.latency_summary(self.samples)
-        return {
-            "latency_ms": {
-                "p50": interval.value,
-                "p50_ci": [interval.low, interval.high],
-                **{name: summary[name] for name in _IN_ROW},
-            },
-            "load_ms": float(np.median([r.load_ms for r in self.rounds])),
-            "first_ms": float(np.median([r.first_ms for r in self.rounds])),
-            "peak_memory_bytes": self.peak_memory_bytes,
-        }
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Several bundles measured together, round by round."""
-
-    measurements: Mapping[str, Measurement]
-
-    def __getitem__(self, name: str) -> Measurement:
-        return self.measurements[name]
-
-    def ratio(self, above: str, below: str) -> statistics.Interval | None:
-        """p50 of ``above`` over p50 of ``below``; None where either was not timed."""
-        pair = [self.measurements[above], self.measurements[below]]
-        if not all(m.rounds for m in pair):
-            return None
-        samples = [[np.asarray(r.samples_ms) for r in m.rounds] for m in pair]
-        return statistics.ratio_interval(samples[0], samples[1], (pair[0].rows, pair[1].rows))
-
-
-def measure(
-    bundle: Path,
-    profile: Profile,
-    rows: Sequence[Row],
-    *,
-    rounds: int = 3,
-    seconds: float = 0.5,
-    memory: bool = True,
-    seed: int = 0,
-    start: Start = Runner,
-) -> Measurement:
-    """Measure one bundle; see :func:`compare`."""
-    return compare(
-        {"bundle": bundle},
-        profile,
-        rows,
-        rounds=rounds,
-        seconds=seconds,
-        memory=memory,
-        seed=seed,
-        start=start,
-    )["bundle"]
+def measure(bundle: Path, profile: Profile, rows: Sequence[Row], **options: Any) -> Measurement:
+    """Measure one bundle; the options are those of :func:`compare`."""
+    return compare({"bundle": bundle}, profile, rows, **options)["bundle"]
 
 
 def compare(
@@ -191,13 +48,15 @@ def compare(
     seconds: float = 0.5,
     memory: bool = True,
     seed: int = 0,
-    start: Start = Runner,
+    transport: Transport = HERE,
+    calibrations: Path | None = None,
 ) -> Comparison:
     """Measure bundles side by side under ``profile``, over at most 64 of the real ``rows``.
 
-    ``seconds`` is the least that one block lasts. Raises :class:`InputError` for a bundle of
-    another target than the profile's or for no rows, and :class:`InconclusiveError` where a
-    runner dies or hangs.
+    ``seconds`` is the least that one block lasts; a remote ``transport`` leads to the profile's
+    own hardware; ``calibrations`` is the folder that projections read. Raises
+    :class:`InputError` for a bundle of another target than the profile's or for no rows, and
+    :class:`InconclusiveError` where a runner dies or hangs.
     """
     opened = {name: Bundle.open(path) for name, path in bundles.items()}
     for bundle in opened.values():
@@ -206,8 +65,8 @@ def compare(
         raise InputError("a measurement needs at least one round and a block of some duration")
     picked = spread(rows, next(iter(opened.values())))
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in opened}
-    peaks: dict[str, dict[str, Any]] = {}
-    before = environment.cpu_ticks()
+    peaks: dict[str, dict[str, Any]] = {name: {} for name in opened}
+    loads: dict[str, list[dict[str, Any]]] = {name: [] for name in opened}
     with tempfile.TemporaryDirectory(prefix="edgekd-bench-") as folder:
         feeds = {name: Path(folder) / f"{i}.npz" for i, name in enumerate(opened)}
         for name, bundle in opened.items():
@@ -215,15 +74,20 @@ def compare(
         order = random.Random(seed)
         for _ in range(rounds):
             for name in order.sample(list(opened), len(opened)):
-                with start(str(opened[name].path)) as runner:
-                    prepared = prepare(runner, opened[name], feeds[name], profile)
-                    found[name].append({**prepared, **_round(runner, seconds)})
+                with transport.start(str(opened[name].path)) as runner:
+                    reply = prepare(runner, opened[name], feeds[name], profile, transport)
+                    found[name].append({**reply, **_round(runner, seconds)})
         for name, bundle in opened.items():
-            if memory and found[name][0]["kind"] == "native":
-                with start(str(bundle.path)) as runner:
-                    prepare(runner, bundle, feeds[name], profile)
+            if found[name][0]["kind"] != "native":
+                continue
+            if memory:
+                with transport.start(str(bundle.path)) as runner:
+                    prepare(runner, bundle, feeds[name], profile, transport)
                     peaks[name] = runner.ask("memory", passes=2)
-    steal = environment.steal_percent(before, environment.cpu_ticks())
+            for clients in profile.clients:
+                with transport.start(str(bundle.path)) as runner:
+                    cores = prepare(runner, bundle, feeds[name], profile, transport)
+                    loads[name].append(_load(runner, clients, profile, cores["environment"]))
     protocol = {
         "rounds": rounds,
         "seconds": seconds,
@@ -237,7 +101,14 @@ def compare(
     return Comparison(
         {
             name: _measurement(
-                opened[name], profile, found[name], peaks.get(name, {}), steal, protocol
+                opened[name],
+                profile,
+                found[name],
+                peaks[name],
+                loads[name],
+                protocol,
+                transport.remote,
+                calibrations,
             )
             for name in opened
         }
@@ -253,13 +124,15 @@ def check_target(bundle: Bundle, profile: Profile) -> None:
         )
 
 
-def prepare(runner: Runner, bundle: Bundle, feeds: Path, profile: Profile) -> dict[str, Any]:
+def prepare(
+    runner: Runner, bundle: Bundle, feeds: Path, profile: Profile, transport: Transport
+) -> dict[str, Any]:
     """Have ``runner`` import what ``bundle`` needs, under the profile's runtime settings."""
     runtime = profile.runtime
     return runner.ask(
         "prepare",
-        bundle=str(bundle.path.resolve()),
-        feeds=str(feeds),
+        bundle=transport.place(bundle.path),
+        feeds=transport.place(feeds),
         runtime={
             "threads": runtime.threads,
             "spinning": runtime.spinning,
@@ -276,9 +149,7 @@ def spread(rows: Sequence[Row], bundle: Bundle) -> list[Row]:
     itself spread out (bit reversal), so that even a pass cut short saw a fair mixture.
     """
     if not rows:
-        raise InputError(
-            "there are no rows to measure with; give --data or a bundle with golden rows"
-        )
+        raise InputError("there are no rows to measure with; give some with --data")
     lengths = getattr(bundle.preprocessor, "lengths", None)
     order = np.argsort(lengths(rows), kind="stable") if lengths else np.arange(len(rows))
     count = min(ROWS, len(rows))
@@ -298,29 +169,52 @@ def _round(runner: Runner, seconds: float) -> dict[str, Any]:
     return reply | runner.ask("block", seconds=seconds, limit=limit, expected_seconds=limit)
 
 
+def _load(
+    runner: Runner, clients: int, profile: Profile, environment: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Throughput and tail with ``clients`` asking at once; as many samples as p99 needs."""
+    runner.ask("open")
+    runner.ask("warm", seconds=WARM_SECONDS, count=WARM_COUNT, expected_seconds=WARM_SECONDS)
+    needed = statistics.samples_needed(0.99)
+    reply = runner.ask("load", clients=clients, samples=needed, seconds=1.0)
+    samples = np.asarray(reply["samples_ms"])
+    throughput = len(samples) / reply["wall_s"]
+    result = {
+        "clients": clients,
+        "throughput_per_s": throughput,
+        "p50": float(np.median(samples)),
+        **statistics.latency_summary(samples),
+    }
+    if profile.price:
+        cores = environment["usable_cores"]
+        result["cost_per_million"] = cost_per_million(throughput, profile.price, cores)
+    return result
+
+
 def _measurement(
     bundle: Bundle,
     profile: Profile,
     found: Sequence[Mapping[str, Any]],
     peak: Mapping[str, Any],
-    steal: float | None,
+    loads: Sequence[Mapping[str, Any]],
     protocol: Mapping[str, Any],
+    remote: bool,
+    calibrations: Path | None,
 ) -> Measurement:
     native = found[0]["kind"] == "native"
-    rounds = [
-        Round(r["load_ms"], r["first_ms"], tuple(r["samples_ms"]), r["joules"])
-        for r in found
-        if native
-    ]
+    kept = ("load_ms", "first_ms", "samples_ms", "joules", "steal_percent")
+    rounds = [Round(**{name: reply[name] for name in kept}) for reply in found if native]
+    exact = {"size_bytes": bundle.size_bytes, **exporters.get(profile.target).inspect(bundle)}
     evidence: Evidence = "measured"
-    why = None
+    why, projected = None, None
     if not native:
         evidence = "reference"
-        why = f"no {profile.target} runtime on this machine; the reference interpreter is not timed"
-    elif profile.where == "elsewhere":
-        evidence = "reference"
-        why = f"uncalibrated: {profile.title} is elsewhere; details.host is this machine's own"
-    exact = {"size_bytes": bundle.size_bytes, **exporters.get(profile.target).inspect(bundle)}
+        nearest = projection.nearest_published(exact, profile.target)
+        why = f"uncalibrated: no {profile.target} runtime here, and an interpreter is not timed"
+        why += f"; {nearest}" if nearest else ""
+    elif profile.where == "elsewhere" and not remote:
+        p50 = float(np.median([np.median(r.samples_ms) for r in rounds]))
+        evidence, why, projected = _elsewhere(bundle, profile, p50, exact, calibrations)
     return Measurement(
         profile=profile.name,
         evidence=evidence,
@@ -332,6 +226,25 @@ def _measurement(
         memory_cap_bytes=profile.memory_cap_bytes,
         exact=exact,
         session=found[0]["session"],
-        environment={**found[0]["environment"], "steal_percent": steal},
+        environment=found[0]["environment"],
         protocol=protocol,
+        projection=projected,
+        concurrency=tuple(loads),
     )
+
+
+def _elsewhere(
+    bundle: Bundle,
+    profile: Profile,
+    p50: float,
+    exact: Mapping[str, Any],
+    calibrations: Path | None,
+) -> tuple[Evidence, str | None, Projection | None]:
+    """This machine's p50 for hardware that is not here: a range, or what is known instead."""
+    precision = bundle.manifest.precision
+    found = projection.project(p50, exact, precision, profile, calibrations)
+    if isinstance(found, Projection):
+        return "projected", None, found
+    nearest = projection.nearest_published(exact, profile.target)
+    parts = [f"uncalibrated: {found}", f"on this machine {p50:.3g} ms (measured)"]
+    return "reference", "; ".join([*parts, *([nearest] if nearest else [])]), None

@@ -76,7 +76,7 @@ class Worker:
         """
         self.cursor = 0
         samples: list[float] = []
-        energy = environment.energy_joules()
+        energy, ticks = environment.energy_joules(), environment.cpu_ticks()
         start = time.perf_counter()
         while True:
             samples.append(self._next())
@@ -86,7 +86,8 @@ class Worker:
                 break
         after = environment.energy_joules()
         joules = None if energy is None or after is None else (after - energy) / len(samples)
-        return {"samples_ms": samples, "joules": joules}
+        steal = environment.steal_percent(ticks, environment.cpu_ticks())
+        return {"samples_ms": samples, "joules": joules, "steal_percent": steal}
 
     def step(self, count: int, control: int) -> dict[str, Any]:
         """One short slice of an interleaved comparison: ``count`` rows, then the control kernel.

@@ -8,6 +8,7 @@ import pytest
 
 from edgekd.bench.measure import compare, measure, spread
 from edgekd.bench.runner import Runner, local_environment
+from edgekd.bench.transport import Local
 from edgekd.bundle import Bundle
 from edgekd.errors import InconclusiveError, InputError
 from edgekd.profiles import Profile
@@ -87,10 +88,8 @@ def test_ratio_of_an_interleaved_run(make_bundle, profile, rows):
 def test_runner_that_fails_is_one_error_and_leaves_nothing(make_bundle, profile, rows, fail, says):
     before = {p.pid for p in psutil.Process().children(recursive=True)}
     with pytest.raises(InconclusiveError, match=says) as caught:
-        quick(
-            make_bundle(fail=fail), profile, rows,
-            start=lambda name: Runner(name, time_limit=3.0 if fail == "hang" else 30.0),
-        )  # fmt: skip
+        limited = Local(time_limit=3.0 if fail == "hang" else 30.0)
+        quick(make_bundle(fail=fail), profile, rows, transport=limited)
     assert "\n" not in str(caught.value)
     assert {p.pid for p in psutil.Process().children(recursive=True)} == before
 

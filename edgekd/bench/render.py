@@ -1,0 +1,180 @@
+"""Tables for people, Markdown for a job summary, JSON for chart actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgekd.bench.budget import Line
+    from edgekd.bench.gate import GateResult
+    from edgekd.bench.measurement import Measurement
+    from edgekd.bench.sequential import Finding
+    from edgekd.profiles import Profile
+
+MARKS = {"regressed": "❌", "improved": "🚀", "unchanged": "✅", "inconclusive": "❔"}
+
+
+def bench(
+    console: Console,
+    found: Mapping[str, Sequence[tuple[Profile, Measurement]]],
+    lines: Sequence[Line],
+    skipped: Sequence[str],
+) -> None:
+    """One row per bundle and profile; every latency with its evidence, a projection as a range."""
+    from rich.table import Table
+
+    table = Table("bundle", "profile", "p50", "p90", "p99", "load", "first", "memory", "evidence")
+    notes = list(skipped)
+    for name, pairs in found.items():
+        for profile, measurement in pairs:
+            row = measurement.to_dict(raw=False)
+            latency = row.get("latency_ms") or {}
+            table.add_row(
+                Path(name).name,
+                profile.name,
+                _p50(latency),
+                _ms(latency.get("p90")),
+                _ms(latency.get("p99")),
+                _ms(row.get("load_ms")),
+                _ms(row.get("first_ms")),
+                _mb(row.get("peak_memory_bytes")),
+                row["evidence"] if latency else "uncalibrated",
+            )
+            why = row.get("missing") or row.get("method")
+            if why:
+                notes.append(f"{Path(name).name}, {profile.name}: {why}")
+    console.print(table)
+    for name, pairs in found.items():
+        for profile, measurement in pairs:
+            if measurement.concurrency:
+                console.print(_concurrency(f"{Path(name).name}, {profile.name}", measurement))
+    for note in notes:
+        console.print(f"  {note}", markup=False)
+    for line in lines:
+        value = "unknown" if line.value is None else _unit(line.name, line.value)
+        limit = _unit(line.name, line.limit)
+        console.print(
+            f"  {line.status}: {Path(line.bundle).name}, {line.profile}: {line.name} {value}"
+            f" (at most {limit})",
+            markup=False,
+        )
+
+
+def gate(console: Console, result: GateResult) -> None:
+    """The verdict in lines of text."""
+    console.print(f"{MARKS[result.verdict]} {result.verdict}", markup=False)
+    for finding in result.outcome.findings:
+        console.print(f"  {sentence(finding)}", markup=False)
+    changed = [exact for exact in result.exact if exact.baseline != exact.candidate]
+    for exact in changed:
+        console.print(
+            f"  {exact.metric}: {exact.verdict}, {exact.baseline:,.0f} -> {exact.candidate:,.0f}",
+            markup=False,
+        )
+    if not changed:
+        names = ", ".join(exact.metric for exact in result.exact)
+        console.print(f"  exactly equal: {names}", markup=False)
+
+
+def sentence(finding: Finding) -> str:
+    """``p50: regressed, 1.103 [1.09, 1.12] of the baseline over 8 pairs; smallest effect …``"""
+    low, high = finding.ratio_ci
+    text = (
+        f"{finding.metric}: {finding.verdict}, {finding.ratio:.3f} [{low:.3f}, {high:.3f}] of the"
+        f" baseline over {finding.pairs} pairs; smallest effect that would show: {finding.mde:.1%}"
+    )
+    return f"{text}; {finding.why}" if finding.why else text
+
+
+def gate_markdown(result: GateResult) -> str:
+    """For ``$GITHUB_STEP_SUMMARY``."""
+    plan = result.plan
+    rows = [
+        f"| {f.metric} | {MARKS[f.verdict]} {f.verdict} | {f.ratio:.3f} |"
+        f" {f.ratio_ci[0]:.3f} to {f.ratio_ci[1]:.3f} | {f.mde:.1%} | {f.pairs} |"
+        for f in result.outcome.findings
+    ]
+    exact = [
+        f"| {e.metric} | {MARKS[e.verdict]} {e.verdict} | {e.baseline:,.0f} | {e.candidate:,.0f} |"
+        for e in result.exact
+    ]
+    whys = [f"- {f.metric}: {f.why}" for f in result.outcome.findings if f.why]
+    machine = result.environment
+    return "\n".join(
+        [
+            f"## edgekd gate: {MARKS[result.verdict]} {result.verdict}",
+            "",
+            "| metric | verdict | candidate / baseline | 95 % interval | detectable | pairs |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "| exact figure | verdict | baseline | candidate |",
+            "|---|---|---|---|",
+            *exact,
+            "",
+            *whys,
+            f"Tolerance {plan.tolerance:.1%}; control kernel {result.outcome.control_ratio:.3f};"
+            f" {machine.get('cpu')}, {machine.get('usable_cores')} cores, steal"
+            f" {machine.get('steal_percent')} %.",
+            "",
+        ]
+    )
+
+
+def gate_chart(result: GateResult) -> list[dict[str, Any]]:
+    """``customSmallerIsBetter``, which github-action-benchmark and Bencher draw over time."""
+    entries = [
+        {
+            "name": f"{finding.metric} (candidate / baseline)",
+            "unit": "ratio",
+            "value": finding.ratio,
+            "range": f"{finding.ratio_ci[0]:.4f} - {finding.ratio_ci[1]:.4f}",
+            "extra": f"{finding.verdict}, {finding.pairs} pairs",
+        }
+        for finding in result.outcome.findings
+    ]
+    return entries + [
+        {"name": exact.metric, "unit": "count", "value": exact.candidate} for exact in result.exact
+    ]
+
+
+def _concurrency(title: str, measurement: Measurement) -> Any:
+    from rich.table import Table
+
+    table = Table("clients", "per second", "p50", "p99", "samples", "a million cost", title=title)
+    for load in measurement.concurrency:
+        cost = load.get("cost_per_million")
+        table.add_row(
+            str(load["clients"]),
+            f"{load['throughput_per_s']:.0f}",
+            _ms(load["p50"]),
+            _ms(load["p99"]),
+            str(load["samples"]),
+            f"{cost['cost']:.3g} {cost['currency']}" if cost else "-",
+        )
+    return table
+
+
+def _p50(latency: Mapping[str, Any]) -> str:
+    if latency.get("p50") is not None:
+        low, high = latency["p50_ci"]
+        return f"{latency['p50']:.3g} ms [{low:.3g}, {high:.3g}]"
+    if latency.get("low") is not None:
+        return f"{latency['low']:.3g} to {latency['high']:.3g} ms"
+    return "-"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g} ms"
+
+
+def _mb(value: float | None) -> str:
+    return "-" if value is None else f"{value / 1e6:.1f} MB"
+
+
+def _unit(name: str, value: float) -> str:
+    return f"{value:.3g} ms" if name in ("latency", "load") else f"{value / 1e6:.1f} MB"
