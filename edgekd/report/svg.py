@@ -38,8 +38,10 @@ class Axis:
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             steps = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
             inside = [s for s in steps if self.low <= s <= self.high]
-            powers = [s for s in inside if math.log10(s) % 1 == 0]
-            return powers if len(inside) > 2 * count and len(powers) > 1 else inside
+            powers = [10.0**e for e in range(first, last + 1) if self.low <= 10.0**e <= self.high]
+            if len(inside) <= count + 1 or len(powers) < 2:
+                return inside
+            return powers[:: math.ceil(len(powers) / (count + 1))]
         span = (self.high - self.low) / count
         power = 10.0 ** math.floor(math.log10(span))
         step = next(m * power for m in (1, 2, 5, 10) if m * power >= span * 0.999)
