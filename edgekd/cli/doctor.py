@@ -74,7 +74,7 @@ def _show(console: Any, document: dict[str, Any]) -> None:
     for row in document["parts"]:
         mark = "ok" if row["found"] else ("MISSING" if row["required"] else "-")
         rest = row["found"] or f"not found; {row['mend']}"
-        console.print(f"{mark:>8}  {row['name']:<14}{row['for']:<36}{rest}")
+        console.print(f"{mark:>8}  {row['name']:<14}{row['for']:<36}{rest}", markup=False)
     found = document["environment"]
     console.print(
         f"          {found.get('cpu')}, {found.get('cores')} cores:"
