@@ -160,9 +160,9 @@ def write(
 ) -> Bundle:
     """Complete ``folder``, which already holds the model files, into a bundle."""
     preprocessor.save(folder)
-    arrays = {f"in.{k}": v for k, v in golden_inputs.items()}
+    arrays: dict[str, Any] = {f"in.{k}": v for k, v in golden_inputs.items()}
     arrays |= {f"out.{k}": v for k, v in golden_outputs.items()}
-    np.savez(folder / "golden.npz", **arrays)
+    np.savez(folder / "golden.npz", allow_pickle=False, **arrays)
     plain = [_plain(row, folder, index) for index, row in enumerate(rows)]
     golden = {"schema": "edgekd.golden/1", "rows": plain}
     (folder / "golden.json").write_text(json.dumps(golden) + "\n", encoding="utf-8")
@@ -199,7 +199,9 @@ def _bytes(path: Path) -> int:
 
 def _plain(row: preprocess.Row, folder: Path, index: int) -> dict[str, Any]:
     """A row as JSON; an image becomes a PNG beside it, named by its relative path."""
-    plain = {k: v for k, v in row.items() if isinstance(v, str | int | float | list)}
+    plain: dict[str, Any] = {
+        k: v for k, v in row.items() if isinstance(v, str | int | float | list)
+    }
     if "image" in row:
         from PIL import Image
 

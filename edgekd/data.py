@@ -105,7 +105,8 @@ def hold_out(
     rows: Sequence[dict[str, Any]], fraction: float
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Split off about ``fraction`` of the rows by content, so equal rows stay together."""
-    kept, held = [], []
+    kept: list[dict[str, Any]] = []
+    held: list[dict[str, Any]] = []
     for row in rows:
         value = int.from_bytes(content_key(row)[:8], "big") / 2**64
         (held if value < fraction else kept).append(row)

@@ -222,11 +222,12 @@ def load(description: Mapping[str, Any], folder: Path) -> Preprocessor:
 
     Raises :class:`InputError` for a kind that this version does not know or a missing file.
     """
-    values = dict(description)
+    values: dict[str, Any] = dict(description)
     kind = values.pop("kind", None)
     if kind == "image":
-        listed = {"mean", "std", "inputs"}
-        return ImagePreprocessor(**{k: tuple(v) if k in listed else v for k, v in values.items()})
+        for listed in ("mean", "std", "inputs"):
+            values[listed] = tuple(values[listed])
+        return ImagePreprocessor(**values)
     if kind == "text":
         path = folder / values.pop("tokenizer")
         config = folder / "tokenizer_config.json"

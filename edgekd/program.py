@@ -91,8 +91,8 @@ def _capture(program: Program, shapes: Shapes) -> ExportedProgram:
     maximum = getattr(program.preprocessor, "max_length", 0)
     fixed = len(shapes.lengths) == 1
     example_length = shapes.lengths[0] if fixed else max(2, min(maximum, 16))
-    sizes = {"batch": example_batch, "sequence": example_length}
-    dims: dict[str, Any] = {}
+    sizes: dict[Any, int] = {"batch": example_batch, "sequence": example_length}
+    dims: dict[Any, Any] = {}
     if shapes.batch is None:
         dims["batch"] = torch.export.Dim("batch")
     if not fixed:

@@ -44,7 +44,7 @@ def label(
         "rows": len(rows),
         "labelled": new,
         "stored": len(store),
-        "bytes": store.bytes,
+        "bytes": store.size_bytes,
     }
     emit(
         document,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,7 +39,7 @@ def run(
     raise typer.Exit(document.verdict.exit_code)
 
 
-def _show(console, document: Document, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def _show(console: Any, document: Document, folder: Path) -> None:
     from edgekd.report.terminal import show
 
     show(console, document)

@@ -13,6 +13,7 @@ from edgekd.pipeline.preflight import CUT_OFF
 from edgekd.pipeline.ship import Built, chosen_profiles
 from edgekd.pipeline.stage import Done
 from edgekd.report.document import (
+    SCHEMA,
     Bench,
     BlindSpot,
     BundleRow,
@@ -45,6 +46,7 @@ def assemble(
     rows_read = context.run.done["data"].result
     analysis = context.run.done["analysis"].result
     return Document(
+        schema=SCHEMA,
         name=context.recipe.name,
         task=context.recipe.task,
         models=[model_row(name, done) for name, done in models.items()],
@@ -186,7 +188,7 @@ def _judge(
         if not candidates:
             continue
         judged = [(row, _lines(context, row, profile, benches)) for row in candidates]
-        row, found = min(judged, key=lambda pair: _rank(*pair, profile))
+        row, found = min(judged, key=lambda pair: _rank(pair[0], pair[1], profile))
         lines += found
         chosen = chosen or row.path
     return lines, chosen

@@ -103,8 +103,8 @@ def label(context: Context, rows: Done, fitted: Done | None) -> Done:
         from edgekd.evaluate.run import evaluate
 
         teacher, labels = context.teacher, list(context.labels)
-        test = _label(context, "test", context.test, "float32")
-        said = test.get(_keys(context.test))
+        _label(context, "test", context.test, "float32")
+        said = teacher_outputs(context)
         references = context.task.references(context.test, labels)
         preflight.teacher_knows(
             context.task, said, references, labels, recipe.teacher.model or "the fitted teacher"
@@ -169,11 +169,13 @@ def _train(
     """Train ``model``, write it, score it on the test rows."""
     from edgekd.distill import trainer
     from edgekd.distill.examples import Examples
+    from edgekd.distill.trainer import Objective
     from edgekd.evaluate.run import evaluate
     from edgekd.recipe import Distill
 
     rows: Sequence[Row] = context.train
-    signals, objective = None, trainer.hard_objective
+    signals: Signals | None = None
+    objective: Objective = trainer.hard_objective
     if name == "student" and isinstance(settings, Distill):
         rows = [*context.train, *context.unlabelled]
         signals = _stored(context, rows)
@@ -192,8 +194,8 @@ def _train(
     outputs = predict(model, context.test, context.task.outputs, f"test {name}")
     labels = list(model.labels)
     references = context.task.references(context.test, labels)
-    said = None if name == "teacher" else _store(context, "test").get(_keys(context.test))
-    np.savez(scratch / "output" / "test-outputs.npz", **outputs)
+    said = None if name == "teacher" else teacher_outputs(context)
+    np.savez(scratch / "output" / "test-outputs.npz", allow_pickle=False, **outputs)
     return {
         "params": model.parameters,
         "size_bytes": _weight_bytes(str(scratch / "output")),
@@ -228,9 +230,10 @@ def signal_spec(teacher: LoadedModel, task: Task, dtype: str) -> SignalSpec:
     return SignalSpec(teacher.revision, description, fields)
 
 
-def teacher_outputs(context: Context) -> Mapping[str, Any]:
+def teacher_outputs(context: Context) -> Mapping[str, np.ndarray]:
     """What the teacher said about the test rows, in their order."""
-    return _store(context, "test").get(_keys(context.test))
+    said = _store(context, "test").get(_keys(context.test))
+    return {name: np.asarray(values) for name, values in said.items()}
 
 
 def _stored(context: Context, rows: Sequence[Row]) -> Signals:

@@ -30,7 +30,7 @@ def copy_layers(
     """
     from edgekd.models import LoadedModel, revision_of
 
-    config = copy.deepcopy(teacher.model.config)
+    config: Any = copy.deepcopy(teacher.model.config)
     state = dict(teacher.model.state_dict())
     if layers is not None:
         path, count = layer_list(teacher.model)

@@ -97,7 +97,8 @@ def _indispensable(name: str, document: dict[str, Any]) -> bool:
 
 def _merges(document: dict[str, Any]) -> list[tuple[str, str]]:
     merges = document["model"].get("merges", [])
-    return [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in merges]
+    pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in merges]
+    return [(left, right) for left, right in pairs]
 
 
 def _close_over_merges(document: dict[str, Any], names: dict[int, str], keep: set[int]) -> set[int]:
