@@ -26,6 +26,7 @@ _MODULES = (
     *(f"edgekd/{name}.py" for name in ("__init__", "errors", "bundle", "preprocess", "exporter")),
     *(f"edgekd/bench/{name}.py" for name in ("__init__", "worker", "environment", "concurrency")),
 )
+_WORKER_PATH = "{worker}"  # PYTHONPATH there
 _CHECK = "import sys; assert sys.version_info >= (3, 11), sys.version; import numpy"
 
 
@@ -103,8 +104,8 @@ class Remote:
             self._folder = ""
 
     def start(self, name: str) -> Runner:
-        worker = shlex.quote(f"{self._folder}/worker")
-        line = f"PYTHONPATH={worker} exec {self.python} -m edgekd.bench.worker"
+        path = _WORKER_PATH.format(worker=f"{self._folder}/worker")
+        line = f"PYTHONPATH={path} exec {self.python} -m edgekd.bench.worker"
         return Runner(f"{name} on {self.title}", [*self.shell, line])
 
     def place(self, path: Path) -> str:

@@ -38,9 +38,11 @@ def profiles(
 
 
 def _table(console: Console, chosen: list[Profile]) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("profile", "target", "hardware", "threads", "memory cap", "title")
+    table = Table(
+        Column("profile", no_wrap=True), "target", "hardware", "threads", "memory cap", "title"
+    )
     for profile in chosen:
         cap = profile.memory_cap_bytes
         table.add_row(

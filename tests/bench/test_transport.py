@@ -1,0 +1,145 @@
+"""Workers elsewhere: the same replies through a shell, through a real sshd, through adb."""
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgekd.bench import transport
+from edgekd.bench.measure import measure
+from edgekd.errors import InconclusiveError, InputError, MissingDependency
+from edgekd.profiles import Profile
+
+SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+FIGURE = {"value": "8 GB", "source": "https://example.org"}
+
+
+@pytest.fixture
+def kiosk():
+    return Profile(
+        name="kiosk", title="a kiosk", target="probe", where="elsewhere",
+        hardware={"cpu": FIGURE, "memory": FIGURE},
+    )  # fmt: skip
+
+
+def shell(tmp_path):
+    """A machine that is reached through ``sh -c``, everything but the network."""
+    return transport.Remote(["sh", "-c"], "the shell", str(tmp_path), sys.executable)
+
+
+@pytest.fixture
+def probe_there(monkeypatch):
+    """The third party's exporter is installed on the other machine too."""
+    monkeypatch.setattr(transport, "_WORKER_PATH", "{worker}:$PYTHONPATH")
+
+
+def test_remote_measurement_is_the_hardwares_own(tmp_path, make_bundle, kiosk, rows, probe_there):
+    bundle = make_bundle()
+    there = tmp_path / "there"
+    there.mkdir()
+    with shell(there) as place:
+        found = measure(bundle.path, kiosk, rows, rounds=1, seconds=0.02, transport=place)
+        assert list(there.iterdir())
+    assert found.evidence == "measured" and found.peak_memory_bytes is not None
+    assert not list(there.iterdir())  # nothing is left on the device
+
+
+def test_machine_without_the_right_python(tmp_path):
+    remote = transport.Remote(["sh", "-c"], "the shell", str(tmp_path), "no-such-python")
+    with pytest.raises(InconclusiveError, match=r"Python 3\.11"), remote:
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_machine_that_does_not_answer(tmp_path):
+    with (
+        pytest.raises(InconclusiveError, match="does not answer"),
+        transport.Remote(["false"], "the machine", str(tmp_path)),
+    ):
+        pass
+
+
+def test_no_android_device(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingDependency, match="platform-tools"):
+        transport.adb()
+    adb = tmp_path / "adb"
+    adb.write_text("#!/bin/sh\necho 'List of devices attached'\n")
+    adb.chmod(0o755)
+    with pytest.raises(InconclusiveError, match="no Android device answers"):
+        transport.adb()
+    adb.write_text("#!/bin/sh\nprintf 'List of devices attached\\nX1\\tdevice\\nX2\\tdevice\\n'\n")
+    with pytest.raises(InputError, match="2 Android devices"):
+        transport.adb()
+    assert transport.adb("X2").shell == ["adb", "-s", "X2", "shell", "-T"]
+
+
+@pytest.mark.parametrize("text", ["telnet:host", "ssh:", "somewhere"])
+def test_names_of_no_machine(text):
+    with pytest.raises(InputError, match="names no machine"):
+        transport.parse(text)
+
+
+@pytest.fixture(scope="module")
+def loopback(tmp_path_factory):
+    """A real sshd on loopback with a key of its own: (address, ssh options)."""
+    if SSHD is None:
+        pytest.skip("sshd is not installed")
+    folder = tmp_path_factory.mktemp("ssh")
+    for name in ("host", "user"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
+        )
+    (folder / "authorized").write_text((folder / "user.pub").read_text())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    options = {
+        "ListenAddress": "127.0.0.1", "HostKey": folder / "host", "PidFile": "none",
+        "AuthorizedKeysFile": folder / "authorized", "StrictModes": "no", "UsePAM": "no",
+        "PasswordAuthentication": "no", "PermitRootLogin": "prohibit-password",
+    }  # fmt: skip
+    command = [SSHD, "-D", "-e", "-f", "/dev/null", "-p", str(port)]
+    for name, value in options.items():
+        command += ["-o", f"{name}={value}"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if server.poll() is not None:
+                said = server.stderr.read().decode().strip().splitlines()
+                pytest.skip(f"sshd does not start here: {said[-1] if said else server.returncode}")
+            time.sleep(0.05)
+        yield (
+            f"{getpass.getuser()}@127.0.0.1",
+            [
+                "-p", str(port), "-i", str(folder / "user"), "-o", "IdentitiesOnly=yes",
+                "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={folder / 'known'}",
+                "-o", "LogLevel=ERROR",
+            ],
+        )  # fmt: skip
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_over_ssh_as_in_place(loopback, make_bundle, kiosk, rows, monkeypatch):
+    """The same worker answers through a real sshd; the probe travels by PYTHONPATH."""
+    address, options = loopback
+    path = f"{{worker}}:{os.environ['PYTHONPATH']}"
+    monkeypatch.setattr(transport, "_WORKER_PATH", path)
+    with transport.ssh(address, options, python=sys.executable) as place:
+        found = measure(make_bundle().path, kiosk, rows, rounds=2, seconds=0.02, transport=place)
+    assert found.evidence == "measured"
+    assert found.session["runtime"] == "probe" and len(found.samples) >= 80
+    assert "127.0.0.1" not in str(found.to_dict()["details"]["environment"])
