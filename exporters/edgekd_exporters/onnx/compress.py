@@ -11,38 +11,52 @@ from edgekd.bundle import Bundle
 from edgekd.errors import InputError
 from edgekd.exporter import Plan
 from edgekd.preprocess import Row
-from edgekd_exporters.onnx import dynamic
+from edgekd_exporters.onnx import blocks, dynamic, half, static
 from edgekd_exporters.onnx.cpu import int8_kernels
-from edgekd_exporters.onnx.lower import tidy
+from edgekd_exporters.onnx.passes import fuse_attention, tidy
+from edgekd_exporters.onnx.precisions import PRECISIONS
 from edgekd_exporters.onnx.weights import PlanReader, weighted
 
 
 def apply(
     model: ir.Model, bundle: Bundle, plan: Plan, calibration: Sequence[Row]
-) -> dict[str, Any]:
-    """Compress ``model`` in place by ``plan``; return what the manifest should say about it."""
-    modules = [item.module for item in weighted(model)]
-    reader = PlanReader(plan, modules)
-    for name, precision in plan.overrides.items():
-        if precision not in ("fp32", plan.default):
-            raise InputError(
-                f"group '{name}' asks for {precision} beside {plan.default};"
-                " a plan mixes one precision with fp32"
-            )
+) -> tuple[ir.Model, dict[str, Any]]:
+    """Return ``model`` compressed by ``plan``, and what the manifest should say about it.
+
+    Raises :class:`InputError` where the plan names an unknown group, mixes precisions, needs
+    calibration rows that are not there, or applies to nothing in this graph.
+    """
+    rung = PRECISIONS[plan.default]
+    chosen = PlanReader(plan, [item.module for item in weighted(model)]).compressed
     kernels = int8_kernels()
-    count = dynamic.apply(model, reader, kernels.weight_bits)
+    bits = rung.bits or kernels.weight_bits
+    count = fuse_attention.apply(model) if rung.fused else 0
+    if rung.kind == "dynamic":
+        count = dynamic.apply(model, chosen, bits)
+    elif rung.kind == "static":
+        assert rung.calibration is not None
+        if not calibration:
+            raise InputError(
+                f"{plan.default} sets activation ranges from calibration rows and got none;"
+                " give training rows with --calibration, or use int8"
+            )
+        rows = [bundle.encode([row]) for row in calibration]
+        tables = dynamic.apply(model, chosen, bits, kinds=("table",))
+        model, count = static.apply(model, chosen, rows, rung.calibration, bits)
+        count += tables
+    elif rung.kind == "blocks":
+        count = blocks.apply(model, chosen, bits)
+    elif rung.kind == "half":
+        model, count = half.apply(model, chosen)
     if not count:
-        raise InputError(
-            f"{bundle.path} has nothing that {plan.default} applies to: no matrix or table"
-            " is left; use fp32"
-        )
-    tidy(model)
-    return {
-        "compression": {
-            "precision": plan.default,
-            "kept": dict(plan.overrides),
-            "weight_bits": kernels.weight_bits,
-            "made_for": kernels.kind,
-            "nodes": count,
-        }
+        raise InputError(f"{bundle.path} has nothing that {plan.default} applies to; use fp32")
+    tidy.apply(model)
+    compression: dict[str, Any] = {
+        "precision": plan.default,
+        "summary": rung.summary,
+        "kept": dict(plan.overrides),
+        "nodes": count,
     }
+    if rung.kind in ("dynamic", "static", "blocks"):
+        compression |= {"weight_bits": bits, "made_for": kernels.kind}
+    return model, {"compression": compression}

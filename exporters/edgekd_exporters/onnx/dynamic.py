@@ -8,14 +8,22 @@ one scale per row. Convolutions stay in float: ConvInteger has no kernel for the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 import numpy as np
 import onnx_ir as ir
 
-from edgekd_exporters.onnx.weights import SMALLEST_BYTES, PlanReader, Weighted, weighted
+from edgekd_exporters.onnx.passes.graph import initializer, replace
+from edgekd_exporters.onnx.weights import SMALLEST_BYTES, Weighted, weighted
 
 
-def apply(model: ir.Model, plan: PlanReader, bits: int = 8) -> int:
-    """Quantize every linear and lookup node that ``plan`` puts in int8; return how many.
+def apply(
+    model: ir.Model,
+    chosen: Callable[[str], bool],
+    bits: int = 8,
+    kinds: Collection[str] = ("linear", "table"),
+) -> int:
+    """Quantize the linear and lookup nodes of every ``chosen`` module; return how many.
 
     ``bits`` is the width of the matrices' weights: 7 where the processor's dot product
     saturates (see ``cpu.py``). Lookup tables are never multiplied in int8 and keep 8.
@@ -23,11 +31,11 @@ def apply(model: ir.Model, plan: PlanReader, bits: int = 8) -> int:
     quantized: dict[int, ir.Node] = {}  # activation -> its DynamicQuantizeLinear
     count = 0
     for item in list(weighted(model)):
-        if plan.precision(item.module) != "int8":
+        if item.kind not in kinds or not chosen(item.module):
             continue
         if item.kind == "linear":
             _linear(model, item, bits, quantized)
-        elif item.kind == "table" and item.weight.nbytes >= SMALLEST_BYTES:
+        elif item.weight.nbytes >= SMALLEST_BYTES:
             _table(model, item)
         else:
             continue
@@ -58,8 +66,8 @@ def _linear(model: ir.Model, item: Weighted, bits: int, quantized: dict[int, ir.
         quantized[id(activation)] = quantize
         new.append(quantize)
     values, step, zero = quantized[id(activation)].outputs
-    weight = constant(model, f"{name}.weight_int8", integers)
-    columns = constant(model, f"{name}.weight_scale", scale[0])
+    weight = initializer(model, f"{name}.weight_int8", integers)
+    columns = initializer(model, f"{name}.weight_scale", scale[0])
     product = ir.node("MatMulInteger", [values, weight, zero], name=f"{name}Integer")
     cast = ir.node("Cast", product.outputs, {"to": ir.DataType.FLOAT}, name=f"{name}.float")
     steps = ir.node("Mul", [step, columns], name=f"{name}.scales")
@@ -74,33 +82,14 @@ def _table(model: ir.Model, item: Weighted) -> None:
     node, name = item.node, item.node.name
     integers, scale = symmetric(item.weight, 1, 8)
     indices = node.inputs[1]
-    rows = ir.node("Gather", [constant(model, f"{name}.weight_int8", integers), indices], name=name)
+    rows = ir.node(
+        "Gather", [initializer(model, f"{name}.weight_int8", integers), indices], name=name
+    )
     steps = ir.node(
-        "Gather", [constant(model, f"{name}.weight_scale", scale), indices], name=f"{name}.scales"
+        "Gather",
+        [initializer(model, f"{name}.weight_scale", scale), indices],
+        name=f"{name}.scales",
     )
     cast = ir.node("Cast", rows.outputs, {"to": ir.DataType.FLOAT}, name=f"{name}.float")
     scaled = ir.node("Mul", [cast.outputs[0], steps.outputs[0]], name=f"{name}.scaled")
     replace(model, node, [rows, steps, cast, scaled])
-
-
-def constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    """Register ``array`` as an initializer of the graph."""
-    value = ir.Value(
-        name=name,
-        const_value=ir.tensor(array, name=name),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        shape=ir.Shape(array.shape),
-    )
-    model.graph.register_initializer(value)
-    return value
-
-
-def replace(model: ir.Model, node: ir.Node, new: list[ir.Node]) -> None:
-    """Put ``new`` in the place of ``node``; the last new node's output takes over its output."""
-    old, value = node.outputs[0], new[-1].outputs[0]
-    value.type, value.shape = old.type, old.shape
-    model.graph.insert_before(node, new)
-    # A graph output keeps its name.
-    value.name, old.name = old.name, f"{old.name}.replaced"
-    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
-    model.graph.remove(node, safe=True)

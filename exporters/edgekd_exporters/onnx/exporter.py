@@ -29,6 +29,7 @@ class OnnxExporter(Exporter):
     name = "onnx"
     default_precisions = ("fp32", "int8")
     tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
+    default_precisions = ("fp32", "int8")
     runtime_modules = ("onnxruntime",)
 
     def precisions(self, spec: Spec) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ class OnnxExporter(Exporter):
                 f"{bundle.path} is {bundle.manifest.precision}; compress the fp32 bundle instead"
             )
         model = ir.load(bundle.path / bundle.manifest.model_files[0])
-        settings = compress.apply(model, bundle, plan, calibration)
+        model, settings = compress.apply(model, bundle, plan, calibration)
         files = save(model, folder)
         rung = PRECISIONS[plan.default]
         return replace(

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgekd.bundle import Bundle
 from edgekd.exporter import Finding
 from edgekd_exporters.onnx.cpu import int8_kernels
+from edgekd_exporters.onnx.precisions import PRECISIONS
 
 DEFAULT_LENGTH = 128  # tokens per example when a length has to be named
 _QUANTIZE = {"QuantizeLinear", "DynamicQuantizeLinear"}
@@ -60,7 +61,7 @@ def macs(bundle: Bundle, length: int) -> int:
     known = {v.name for v in model.graph.outputs}
     watched: dict[str, ir.Value] = {}
     for node in counted:
-        for value in (node.inputs[0], node.outputs[0]):
+        for value in (*node.inputs[:2], node.outputs[0]):
             if value is not None and value.name and value.name not in known:
                 watched[value.name] = value
     inputs = {value.name for value in model.graph.inputs}
@@ -119,13 +120,13 @@ def check(bundle: Bundle) -> list[Finding]:
             message = "ConvInteger has no CPU kernel for int8 weights; keep the Conv in float"
             findings.append(Finding("error", message, node.name or ""))
     compression: Mapping[str, Any] = bundle.manifest.runtime.get("compression", {})
-    if compression.get("weight_bits") == 8 and compression.get("saturates"):
+    multiplied = PRECISIONS[bundle.manifest.precision].kind in ("dynamic", "static")
+    if multiplied and compression.get("weight_bits") == 8:
         findings.append(
             Finding(
-                "warning",
-                f"8-bit weights, made for {compression['made_for']}: x86 processors without VNNI"
-                " saturate 16-bit sums and may lose accuracy; --option weight_bits=7 is safe"
-                " everywhere",
+                "note",
+                f"8-bit weights, made on {compression['made_for']}: x86 processors without VNNI"
+                " saturate 16-bit sums and may lose accuracy; int8-reduced is exact everywhere",
                 file.name,
             )
         )
@@ -138,8 +139,8 @@ def _node_macs(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> int:
     out = int(np.prod(shapes[result.name]))
     if node.op_type in _CONVOLUTION:
         kernel = node.inputs[1]
-        assert kernel is not None and kernel.shape is not None
-        each = int(np.prod(kernel.shape.numpy()[1:]))
+        assert kernel is not None and kernel.name
+        each = int(np.prod(shapes[kernel.name][1:]))
         if node.op_type == "ConvTranspose":  # one product per input element and kernel tap
             return int(np.prod(shapes[source.name])) * each
         return out * each

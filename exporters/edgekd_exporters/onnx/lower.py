@@ -15,14 +15,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 import torch
 from onnxscript import opset20 as op
 
 from edgekd.errors import InputError
 from edgekd.exporter import Spec
 from edgekd.program import MASKED, Program
-from edgekd_exporters.onnx.passes import constant_reshape, residual_sum, trim_positions
+from edgekd_exporters.onnx.passes import constant_reshape, residual_sum, tidy, trim_positions
 
 DEFAULT_OPSET = 20  # the first with Gelu; onnxruntime >= 1.17, onnxruntime-web alike
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -58,7 +57,7 @@ def lower(program: Program, spec: Spec) -> ir.Model:
     longest = max(spec.shapes.lengths, default=getattr(program.preprocessor, "max_length", 0))
     if longest:
         trim_positions.apply(model, longest)
-    tidy(model)
+    tidy.apply(model)
     model.producer_name, model.producer_version = "edgekd", None
     for key, value in spec.metadata.items():
         model.metadata_props[key] = value
@@ -108,21 +107,6 @@ def plain_attention(
             attn_mask = op.Where(attn_mask, shown, op.Constant(value_float=MASKED))
         scores = op.Add(scores, attn_mask)
     return op.MatMul(op.Softmax(scores, axis=-1), value)
-
-
-def tidy(model: ir.Model) -> None:
-    """Drop what no runtime reads: dead nodes, duplicates, stale shapes, torch's metadata."""
-    common.CommonSubexpressionEliminationPass()(model)
-    common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedOpsetsPass()(model)
-    common.DeduplicateInitializersPass()(model)
-    common.TopologicalSortPass()(model)
-    common.ClearMetadataAndDocStringPass()(model)
-    kept = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
-    for node in model.graph:
-        for value in node.outputs:
-            if id(value) not in kept:  # a stale value_info makes onnxruntime refuse a rewrite
-                value.shape, value.type = None, None
 
 
 def _name_nodes(model: ir.Model) -> None:

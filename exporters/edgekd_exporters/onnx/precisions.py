@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Precision:
     """One rung.
 
-    ``tolerance``: relative error with which a bundle may leave, against torch for the float
-    rungs and against the float bundle for the others. ``repeats``: relative error allowed when
-    a shipped bundle is run again, on whatever processor. ``calibrated`` rungs want rows.
+    ``tolerance``: relative error with which a bundle may leave, against torch for ``fp32`` and
+    against the fp32 bundle for the others. ``repeats``: relative error allowed when a shipped
+    bundle runs again, on whatever processor. ``bits`` is the width of the weights, None the
+    widest whose int8 products are exact here (see ``cpu.py``).
     """
 
+    kind: Literal["float", "dynamic", "static", "blocks", "half"]
     summary: str
     tolerance: float
     repeats: float
-    calibrated: bool = False
+    bits: int | None = None
+    fused: bool = False  # attention as one com.microsoft node
+    calibration: Literal["minmax", "percentile", "entropy"] | None = None  # wants rows
+
+
+def _static(method: Literal["minmax", "percentile", "entropy"]) -> Precision:
+    summary = f"int8 with activation ranges from calibration rows ({method})"
+    return Precision("static", summary, 0.5, 0.05, calibration=method)
 
 
 PRECISIONS = {
-    "fp32": Precision("float, standard operators", 1e-4, 1e-4),
-    "int8": Precision("int8 matrices and tables, activation ranges at run time", 0.5, 0.05),
+    "fp32": Precision("float", "float, standard operators", 1e-4, 1e-4),
+    "fp32-fused": Precision("float", "float, attention fused", 1e-4, 1e-4, fused=True),
+    "int8": Precision("dynamic", "int8 with activation ranges at run time", 0.5, 0.05),
+    "int8-fused": Precision("dynamic", "the same, attention fused", 0.5, 0.05, fused=True),
+    "int8-reduced": Precision("dynamic", "the same, weights of 7 bits", 0.5, 0.05, bits=7),
+    "int8-static": _static("minmax"),
+    "int8-static-percentile": _static("percentile"),
+    "int8-static-entropy": _static("entropy"),
+    "int8-weights": Precision("blocks", "8-bit weights in blocks", 0.5, 0.05, bits=8),
+    "int4-weights": Precision("blocks", "4-bit weights in blocks", 1.0, 0.05, bits=4),
+    "fp16": Precision("half", "half precision, for GPU providers", 2e-2, 2e-2),
 }

@@ -56,11 +56,16 @@ def weighted(model: ir.Model) -> Iterator[Weighted]:
 
 
 class PlanReader:
-    """Answers which precision a module has under a plan; longer names win over shorter."""
+    """Answers which modules a plan compresses; longer group names win over shorter."""
 
     def __init__(self, plan: Plan, modules: list[str]) -> None:
-        """Raise :class:`InputError` where an override names no module of the graph."""
-        for name in plan.overrides:
+        """Raise :class:`InputError` for an override of no module, or to a third precision."""
+        for name, precision in plan.overrides.items():
+            if precision not in ("fp32", plan.default):
+                raise InputError(
+                    f"group '{name}' asks for {precision} beside {plan.default};"
+                    " a plan mixes one precision with fp32"
+                )
             if not any(_inside(module, name) for module in modules):
                 raise InputError(
                     f"the precision plan names the group '{name}'{nearest(name, modules)},"
@@ -69,9 +74,10 @@ class PlanReader:
         self._default = plan.default
         self._overrides: Mapping[str, str] = plan.overrides
 
-    def precision(self, module: str) -> str:
+    def compressed(self, module: str) -> bool:
+        """Whether ``module`` has the plan's own precision; else it stays in float."""
         names = [name for name in self._overrides if _inside(module, name)]
-        return self._overrides[max(names, key=len)] if names else self._default
+        return not names or self._overrides[max(names, key=len)] == self._default
 
 
 def _inside(module: str, name: str) -> bool:

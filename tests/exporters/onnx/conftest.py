@@ -15,7 +15,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from edgekd.bundle import Bundle
+from edgekd.bundle import Bundle, TensorSpec
 from edgekd.exporter import Plan, Spec
 from edgekd.preprocess import ImagePreprocessor, TextPreprocessor
 from edgekd.program import Program, Shapes
@@ -99,6 +99,51 @@ def vit_program() -> Program:
     preprocessor = ImagePreprocessor(16, 16, 1, (0.5,), (0.5,))
     model = ViTForImageClassification(config)
     return wrap(model, ImageClassification(), preprocessor, ("a", "b", "c"), rows)
+
+
+class Separable(torch.nn.Module):
+    """A convolutional classifier in MobileNet's style: depthwise, pointwise, ReLU6, residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(1, 64, 3, stride=2, padding=1)
+        self.depthwise = torch.nn.Conv2d(64, 64, 3, padding=1, groups=64)
+        self.pointwise = torch.nn.Conv2d(64, 64, 1)
+        self.classifier = torch.nn.Linear(64, 3)
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor]:
+        x = torch.nn.functional.relu6(self.stem(pixels))
+        x = x + self.pointwise(torch.nn.functional.relu6(self.depthwise(x)))
+        return (self.classifier(x.mean((2, 3))),)
+
+
+def conv_program() -> Program:
+    torch.manual_seed(0)
+    random = np.random.default_rng(0)
+    return Program(
+        module=Separable().eval(),
+        task="image-classification",
+        inputs=(TensorSpec("pixel_values", "float32", ("batch", 1, 16, 16), (-1.0, 1.0)),),
+        outputs=(TensorSpec("logits", "float32", ("batch", 3)),),
+        labels=("a", "b", "c"),
+        preprocessor=ImagePreprocessor(16, 16, 1, (0.5,), (0.5,)),
+        rows=[{"image": random.integers(0, 256, (16, 16), np.uint8)} for _ in range(8)],
+    )
+
+
+@pytest.fixture(scope="session")
+def wide_bert() -> Program:
+    return bert_program(hidden=64)
+
+
+@pytest.fixture(scope="session")
+def conv() -> Program:
+    return conv_program()
+
+
+@pytest.fixture(scope="session")
+def conv_fp32(exporter: OnnxExporter, conv: Program, folder: Path) -> Bundle:
+    return exporter.lower(conv, Spec(Shapes()), folder / "conv")
 
 
 @pytest.fixture(scope="session")

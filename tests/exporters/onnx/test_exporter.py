@@ -123,7 +123,8 @@ def test_check_is_silent_on_a_sound_bundle_and_loud_on_another(
     node = next(n for n in model.graph if n.op_type == "Softmax")
     model.graph.insert_after(node, ir.node("NoSuchOperator", node.outputs))
     ir.save(model, tmp_path / "model.onnx")
-    assert [f.level for f in exporter.check(Bundle(tmp_path, bert_int8.manifest))] == ["error"]
+    found = exporter.check(Bundle(tmp_path, bert_int8.manifest))
+    assert [f.level for f in found if f.level != "note"] == ["error"]
 
 
 def test_session_needs_neither_torch_nor_transformers_nor_onnx(bert_int8: Bundle) -> None:

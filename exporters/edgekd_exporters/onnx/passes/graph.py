@@ -43,3 +43,14 @@ def initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
         )
         model.graph.register_initializer(value)
     return model.graph.initializers[name]
+
+
+def replace(model: ir.Model, node: ir.Node, new: list[ir.Node]) -> None:
+    """Put ``new`` in the place of ``node``; the last new node's output takes over its output."""
+    old, value = node.outputs[0], new[-1].outputs[0]
+    value.type, value.shape = old.type, old.shape
+    model.graph.insert_before(node, new)
+    # A graph output keeps its name.
+    value.name, old.name = old.name, f"{old.name}.replaced"
+    ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+    model.graph.remove(node, safe=True)

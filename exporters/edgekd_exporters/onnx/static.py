@@ -1,0 +1,79 @@
+"""int8 with activation ranges from calibration rows, in QDQ form.
+
+The right form for convolutions, whose dynamic int8 has no kernel. onnxruntime's quantizer places
+the QuantizeLinear/DequantizeLinear pairs: per-channel int8 weights, uint8 activations; the pairs
+fuse into integer kernels when the graph is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from edgekd_exporters.onnx.calibrate import Method, ranges
+from edgekd_exporters.onnx.weights import weighted
+
+# Between two int8 convolutions these stay in integers; around a matrix product they would only
+# add conversions.
+_BESIDE_CONVOLUTIONS = ("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool",
+                        "Relu", "Resize")  # fmt: skip
+
+
+def apply(
+    model: ir.Model,
+    chosen: Callable[[str], bool],
+    rows: Sequence[Mapping[str, np.ndarray]],
+    method: Method,
+    bits: int,
+) -> tuple[ir.Model, int]:
+    """Return ``model`` with every matrix and convolution of a ``chosen`` module in int8.
+
+    ``rows`` are encoded inputs, one example each. The second value counts the weighted nodes
+    quantized.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    items = [item for item in weighted(model) if item.kind != "table"]
+    taken = [item for item in items if chosen(item.module)]
+    if not taken:
+        return model, 0
+    convolutions = any(item.kind == "conv" for item in taken)
+    nodes = [item.node for item in taken]
+    if convolutions:
+        kept = {item.module for item in items} - {item.module for item in taken}
+        nodes += [
+            node
+            for node in model.graph
+            if node.op_type in _BESIDE_CONVOLUTIONS
+            and (node.name or "").rpartition("/")[0] not in kept
+        ]
+    activations = {
+        value.name
+        for node in nodes
+        for value in (*node.inputs, *node.outputs)
+        if value is not None and value.name and value.const_value is None
+    }
+    found = ranges(model, sorted(activations), rows, method)
+    options: dict[str, Any] = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+    if not convolutions:
+        options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
+    quantizer = QDQQuantizer(
+        onnx.shape_inference.infer_shapes(ir.to_proto(model)),
+        per_channel=True,
+        reduce_range=bits == 7,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, dict(found)),
+        nodes_to_quantize=[node.name for node in nodes],
+        nodes_to_exclude=[],
+        op_types_to_quantize=sorted({node.op_type for node in nodes}),
+        extra_options=options,
+    )
+    quantizer.quantize_model()
+    return ir.from_proto(quantizer.model.model), len(taken)

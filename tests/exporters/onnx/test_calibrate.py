@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from edgekd_exporters.onnx.calibrate import BINS, entropy, percentile, ranges
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from edgekd.bundle import Bundle
+
+counted = arrays(np.int64, BINS, elements=st.integers(0, 1000)).filter(lambda c: c.sum() > 0)
+
+
+@given(counted, st.floats(-10, 0, width=32), st.floats(0.5, 10, width=32))
+def test_clipping_stays_inside(counts: np.ndarray, low: float, high: float) -> None:
+    for clip in (percentile, entropy):
+        first, last = clip(counts, np.float32(low), np.float32(high))
+        assert np.float32(low) <= first < last <= np.float32(high) * np.float32(1 + 1e-6)
+
+
+def test_percentile_leaves_out_rare_values() -> None:
+    counts = np.zeros(BINS, np.int64)
+    counts[: BINS // 2] = 1000
+    counts[-1] = 3  # of a million values
+    low, high = percentile(counts, np.float32(0), np.float32(2))
+    assert low == 0 and 0.99 < high < 1.01
+
+
+def test_entropy_clips_a_far_outlier_and_keeps_a_uniform_range() -> None:
+    values = np.abs(np.random.default_rng(0).normal(size=100_000)).astype(np.float32)
+    values[0] = 100
+    counts = np.histogram(values, BINS, (0, 100))[0]
+    assert entropy(counts, np.float32(0), np.float32(100))[1] < 30
+    flat = np.full(BINS, 10)
+    assert entropy(flat, np.float32(0), np.float32(1))[1] == pytest.approx(1)
+
+
+def test_ranges_are_the_extremes_over_rows_of_any_length(bert_fp32: Bundle) -> None:
+    import onnx_ir as ir
+
+    model = ir.load(bert_fp32.path / "model.onnx")
+    rows = [bert_fp32.encode([{"text": text}]) for text in ("my card", "how long does it take")]
+    found = ranges(model, ["input_ids", "logits"], rows, "minmax")
+    ids = np.concatenate([row["input_ids"].ravel() for row in rows])
+    assert found["input_ids"] == (ids.min(), ids.max())
+    low, high = found["logits"]
+    assert low < high
+    clipped = ranges(model, ["logits"], rows, "percentile")["logits"]
+    assert clipped == pytest.approx((low, high), abs=float(high - low) / BINS)
