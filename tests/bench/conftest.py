@@ -32,6 +32,11 @@ def probe_installed(tmp_path_factory):
         os.environ["PYTHONPATH"] = before
 
 
+@pytest.fixture(autouse=True)
+def no_calibration_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
 @pytest.fixture(scope="session")
 def rows():
     generator = np.random.default_rng(0)

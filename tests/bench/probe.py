@@ -63,7 +63,8 @@ class ProbeExporter(Exporter):
         return []
 
     def inspect(self, bundle):
-        return {"macs": 64 * 64, "ops": {"MatMul": int(bundle.manifest.runtime.get("work", 1))}}
+        ops = {"MatMul": int(bundle.manifest.runtime.get("work", 1))}
+        return {"macs": 64 * 64, "ops": bundle.manifest.runtime.get("ops", ops)}
 
     def check(self, bundle):
         return []
