@@ -109,8 +109,9 @@ def convert(program: Program, spec: Spec, layout: Layout, package: Path) -> dict
     target = getattr(ct.target, layout.system)
     graph, modules = _decomposed(program, layout)
     half = spec.compute == "fp16"
+    places = {node.name: modules[n] for n, node in enumerate(graph.graph.nodes)}
     with quiet():
-        with _Located("translating"):
+        with _Located("translating", places):
             mil = ct.convert(
                 graph,
                 inputs=_input_types(ct, program, layout),
@@ -120,10 +121,11 @@ def convert(program: Program, spec: Spec, layout: Layout, package: Path) -> dict
                 pass_pipeline=ct.PassPipeline.EMPTY,
             )
         _add_interface(ct, mil, program, layout)
-        with _Located("optimising"):
+        with _Located("optimising", places):
             model = ct.convert(
                 mil,
                 minimum_deployment_target=target,
+                pass_pipeline=_pipeline(ct),
                 compute_precision=ct.precision.FLOAT16 if half else ct.precision.FLOAT32,
                 classifier_config=_classifier(ct, program) if layout.classifier else None,
                 skip_model_load=True,
@@ -131,6 +133,17 @@ def convert(program: Program, spec: Spec, layout: Layout, package: Path) -> dict
         _describe(model, program, spec)
         model.save(str(package))
     return _locations(mil, graph, modules)
+
+
+def _pipeline(ct: Any) -> Any:
+    """coremltools' passes but one.
+
+    ``fuse_elementwise_to_batchnorm`` makes ``x·a + b`` a batch norm of variance 1 and leaves its
+    epsilon at 1e-5, so that every result is 5e-6 too small: enough to show in a deep network.
+    """
+    pipeline = ct.PassPipeline()
+    pipeline.remove_passes({"common::fuse_elementwise_to_batchnorm"})
+    return pipeline
 
 
 def _classifier(ct: Any, program: Program) -> Any:
@@ -176,6 +189,8 @@ def system_of(deployment: str | None) -> str:
 
 def _decomposed(program: Program, layout: Layout) -> tuple[Any, dict[int, str]]:
     """The captured graph in the ATen dialect; each node numbered, each number's module named."""
+    from edgekd_exporters.coreml import torch_ops
+
     try:
         with quiet():
             graph = program.capture(layout.shapes).run_decompositions({})
@@ -188,6 +203,7 @@ def _decomposed(program: Program, layout: Layout) -> tuple[Any, dict[int, str]]:
             " data-dependent control flow"
         ) from error
     modules = {}
+    torch_ops.rename(graph)
     for number, node in enumerate(graph.graph.nodes):
         stack = node.meta.get("nn_module_stack") or {}
         path = list(stack.values())[-1][0] if stack else ""
@@ -311,9 +327,10 @@ def _locations(mil: Any, graph: Any, modules: Mapping[int, str]) -> dict[str, st
 class _Located(logging.Handler):
     """Turns what coremltools raises into one line with the op and the module it came from."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, places: Mapping[str, str]) -> None:
         super().__init__(logging.ERROR)
         self.stage = stage
+        self.places = places  # graph node -> module path
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -328,15 +345,19 @@ class _Located(logging.Handler):
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.logger.removeHandler(self)
         self.logger.propagate = self.propagate
-        if error is None or isinstance(error, InputError | KeyboardInterrupt):
+        if error is None or not isinstance(error, Exception):
             return
-        text = "\n".join([str(error), *self.messages])
-        op = re.search(r"for op '(\w+)'|converting '(\w+)' op", text)
-        name = next((group for group in op.groups() if group), "") if op else ""
-        place = re.search(r"line \d+, in forward\n\s+(.*?)\'?\)?:?$", text, re.MULTILINE)
-        where = f" (at `{place.group(1)}`)" if place else ""
-        what = f"the op '{name}'{where}" if name else f"the program while {self.stage}"
+        what = self._what("\n".join([str(error), *self.messages]))
         raise InputError(
-            f"Core ML: coremltools cannot convert {what}: {str(error).strip().splitlines()[0]};"
-            " replace that layer, or register the op in edgekd_exporters/coreml/torch_ops.py"
+            f"coremltools cannot convert {what}: {str(error).strip().splitlines()[0]}; replace"
+            " that layer, or register the op in edgekd_exporters/coreml/torch_ops.py"
         ) from error
+
+    def _what(self, text: str) -> str:
+        node = re.search(r"fx node (\w+), kind (\S+)", text)
+        if node:
+            return f"the op '{node[2]}' in {self.places.get(node[1]) or 'the wrapper'}"
+        op = re.search(r"converting '(\w+)' op \(located at: '([^']*)'\)", text)
+        if op:
+            return f"the op '{op[1]}' in {self.places.get(op[2].split('/')[-1]) or op[2]}"
+        return f"the program while {self.stage}"

@@ -45,7 +45,7 @@ def shape(x: Tensor) -> Tensor:
 
 @kernel(exact=True)
 def transpose(x: Tensor, *, perm: Sequence[int]) -> Tensor:
-    return x.permute(perm)
+    return x.permute(list(perm))
 
 
 @kernel(exact=True)
@@ -133,7 +133,7 @@ def slice_update(
     return result
 
 
-def _slices(  # type: ignore[no-untyped-def]
+def _slices(
     x, begin, end, stride, begin_mask, end_mask, squeeze_mask
 ) -> list[tuple[int, int, int] | None]:
     """(start, stop, step) of each axis as ``range`` takes them; None where the axis is whole."""
