@@ -79,6 +79,8 @@ class Bundle:
             raise InputError(f"{folder} is not a bundle: it has no {MANIFEST}")
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("not an object")
             if values.get("schema") != SCHEMA:
                 raise InputError(
                     f"{file} has schema {values.get('schema')!r}, this edgekd reads {SCHEMA!r};"
@@ -112,17 +114,27 @@ class Bundle:
 
     def golden(self) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return the golden rows, their encoded inputs, and this bundle's outputs for them."""
-        rows = json.loads((self.path / "golden.json").read_text(encoding="utf-8"))["rows"]
+        try:
+            rows = json.loads((self.path / "golden.json").read_text(encoding="utf-8"))["rows"]
+            with np.load(self.path / "golden.npz") as arrays:
+                inputs = {k[3:]: arrays[k] for k in arrays.files if k.startswith("in.")}
+                outputs = {k[4:]: arrays[k] for k in arrays.files if k.startswith("out.")}
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"{self.path}: its golden samples cannot be read ({error}); export it again"
+            ) from error
         for row in rows:
             if "image" in row:
                 row["image"] = str(self.path / row["image"])
-        with np.load(self.path / "golden.npz") as arrays:
-            inputs = {k[3:]: arrays[k] for k in arrays.files if k.startswith("in.")}
-            outputs = {k[4:]: arrays[k] for k in arrays.files if k.startswith("out.")}
         return rows, inputs, outputs
 
     def check_files(self) -> None:
         """Compare every file's sha256; raise :class:`InputError` naming the first that differs."""
+        for name in (*self.manifest.model_files, "golden.json", "golden.npz"):
+            if not any(n == name or n.startswith(f"{name}/") for n in self.manifest.files):
+                raise InputError(
+                    f"{self.path / MANIFEST} has no checksum of {name}; export the bundle again"
+                )
         for name, expected in self.manifest.files.items():
             file = self.path / name
             if not file.is_file():
@@ -147,6 +159,12 @@ def encode(
             arrays = preprocessor.encode(
                 rows, min(n for n in lengths if n >= min(used, max(lengths)))
             )
+    unknown = [spec.name for spec in manifest.inputs if spec.name not in arrays]
+    if unknown:
+        raise InputError(
+            f"the model wants the input '{unknown[0]}', its preprocessing makes"
+            f" {', '.join(arrays)}; export it again"
+        )
     return {spec.name: arrays[spec.name].astype(spec.dtype) for spec in manifest.inputs}
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from edgekd.bundle import Bundle, Manifest, encode, write
+from edgekd.bundle import MANIFEST, Bundle, Manifest, encode, write
 from edgekd.errors import InputError, VerificationError, nearest
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from edgekd.program import Program, Shapes
 
 GROUP = "edgekd.exporters"
+# Token ids are equal; pixels may differ in their last bits between two builds of numpy.
+ENCODING_TOLERANCE = 1e-5
 _BUILTIN = {
     "onnx": "edgekd_exporters.onnx:OnnxExporter",
     "coreml": "edgekd_exporters.coreml:CoreMLExporter",
@@ -149,12 +152,12 @@ class Exporter(ABC):
 
         Raises :class:`VerificationError` where the numbers differ; ``out`` then stays as it was.
         """
-        stage = _staged(out)
-        manifest = self.write_float(program, spec, stage)
-        inputs = encode(manifest, program.preprocessor, program.rows)
-        return self._finish(
-            stage, out, manifest, program.preprocessor, program.rows, inputs, program.run(inputs)
-        )
+        _check_lengths(program, spec)
+        with _staged(out) as stage:
+            manifest = self.write_float(program, spec, stage)
+            rows, encoder = program.rows, program.preprocessor
+            inputs = encode(manifest, encoder, rows)
+            return self._finish(stage, out, manifest, encoder, rows, inputs, program.run(inputs))
 
     def compress(self, bundle: Bundle, plan: Plan, calibration: Sequence[Row], out: Path) -> Bundle:
         """Compress a float bundle by ``plan``, compare with it, and publish at ``out``.
@@ -162,10 +165,12 @@ class Exporter(ABC):
         ``calibration`` rows set activation ranges where the plan needs them; they never come
         from the test data.
         """
-        stage = _staged(out)
-        manifest = self.write_compressed(bundle, plan, calibration, stage)
-        rows, inputs, reference = bundle.golden()
-        return self._finish(stage, out, manifest, bundle.preprocessor, rows, inputs, reference)
+        if out.resolve() == bundle.path.resolve():
+            raise InputError(f"{out} is the bundle to be compressed itself; name another folder")
+        with _staged(out) as stage:
+            manifest = self.write_compressed(bundle, plan, calibration, stage)
+            rows, inputs, reference = bundle.golden()
+            return self._finish(stage, out, manifest, bundle.preprocessor, rows, inputs, reference)
 
     def _finish(
         self,
@@ -185,7 +190,6 @@ class Exporter(ABC):
         error, name = worst_error(outputs, reference)
         allowed = self.tolerances.get(manifest.precision, float("inf"))
         if not (error <= allowed and np.isfinite(error)):
-            shutil.rmtree(stage, ignore_errors=True)
             raise VerificationError(
                 f"{self.name} {manifest.precision}: output '{name}' differs from the model it was"
                 f" made from by {error:.2g} relative (allowed {allowed:.2g}) on {len(rows)} rows;"
@@ -248,12 +252,35 @@ def worst_error(
     return errors[name], name
 
 
-def _staged(out: Path) -> Path:
-    """An empty folder beside ``out`` to build in; :func:`_publish` moves it into place."""
+def _check_lengths(program: Program, spec: Spec) -> None:
+    longest = getattr(program.preprocessor, "max_length", None)
+    if longest and max(spec.shapes.lengths, default=0) > longest:
+        raise InputError(
+            f"the length {max(spec.shapes.lengths)} is more than the {longest} tokens that the"
+            " model reads; ask for a shorter one"
+        )
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """An empty folder beside ``out`` to build in; :func:`_publish` moves it into place.
+
+    Only a bundle is ever replaced: a file, or a folder that holds something else, is refused.
+    """
+    out = out.resolve()
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    if not empty and not (out / MANIFEST).is_file():
+        raise InputError(f"{out} exists and is not a bundle; name another folder, or remove it")
     stage = out.with_name(f"{out.name}.partial")
     shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir(parents=True)
-    return stage
+    try:
+        stage.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {out.parent}: {error.strerror}") from error
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _publish(stage: Path, out: Path) -> Bundle:
@@ -274,7 +301,13 @@ def verify(exporter: Exporter, bundle: Bundle) -> float:
     :class:`VerificationError` where the outputs differ by more than the bundle's tolerance.
     """
     bundle.check_files()
-    _, inputs, expected = bundle.golden()
+    rows, inputs, expected = bundle.golden()
+    error, name = worst_error(bundle.encode(rows), inputs)
+    if error > ENCODING_TOLERANCE:
+        raise VerificationError(
+            f"{bundle.path}: its golden rows no longer encode to its golden '{name}'; the"
+            " tokenizer or the preprocessing was changed: export it again"
+        )
     session = exporter.open(bundle)
     try:
         error, name = worst_error(_run_rows(session, bundle.manifest, inputs), expected)
