@@ -222,20 +222,32 @@ def load(description: Mapping[str, Any], folder: Path) -> Preprocessor:
 
     Raises :class:`InputError` for a kind that this version does not know or a missing file.
     """
+    kind = description.get("kind")
+    if kind not in ("image", "text"):
+        raise InputError(
+            f"unknown preprocessing kind {kind!r} in {folder}; it needs a newer edgekd"
+        )
+    try:
+        return _load(description, folder)
+    except InputError:
+        raise
+    except Exception as error:  # tokenizers raises nothing narrower for a broken tokenizer.json
+        text = " ".join(str(error).split())[:160]
+        raise InputError(f"the preprocessing in {folder} cannot be read ({text})") from error
+
+
+def _load(description: Mapping[str, Any], folder: Path) -> Preprocessor:
     values: dict[str, Any] = dict(description)
-    kind = values.pop("kind", None)
-    if kind == "image":
+    if values.pop("kind") == "image":
         for listed in ("mean", "std", "inputs"):
             values[listed] = tuple(values[listed])
         return ImagePreprocessor(**values)
-    if kind == "text":
-        path = folder / values.pop("tokenizer")
-        config = folder / "tokenizer_config.json"
-        if not path.is_file():
-            raise InputError(f"{path} is missing; the bundle is incomplete, export it again")
-        return TextPreprocessor(
-            tokenizer_json=path.read_text(encoding="utf-8"),
-            tokenizer_config=json.loads(config.read_text()) if config.is_file() else {},
-            **{**values, "inputs": tuple(values["inputs"])},
-        )
-    raise InputError(f"unknown preprocessing kind {kind!r} in {folder}; it needs a newer edgekd")
+    path = folder / values.pop("tokenizer")
+    config = folder / "tokenizer_config.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; the bundle is incomplete, export it again")
+    return TextPreprocessor(
+        tokenizer_json=path.read_text(encoding="utf-8"),
+        tokenizer_config=json.loads(config.read_text()) if config.is_file() else {},
+        **{**values, "inputs": tuple(values["inputs"])},
+    )
