@@ -1,0 +1,1 @@
+"""Pure search: given candidates and score functions, choose. Knows no file format."""

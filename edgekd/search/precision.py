@@ -1,0 +1,222 @@
+"""The fastest precision inside an accuracy budget, and what it took to find it.
+
+First every rung of the ladder is tried on the whole model. Where a rung that would be faster
+than the best one inside the budget misses it, the groups that cost the accuracy are found: each
+is put back to float alone, the groups are ranked by what that repairs, and the worst are put
+back together until the budget is met. (NNCF's ``quantize_with_accuracy_control`` reverts in the
+same order.) Nothing here knows what a bundle is: candidates are names, scores are functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from edgekd.errors import EdgekdError, InputError, VerificationError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A precision for the whole model but for the groups ``kept`` in float."""
+
+    precision: str
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cost:
+    latency_ms: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a bundle may cost. ``max_drop`` is the absolute loss of the main metric against the
+    float candidate, on the selection split; a limit of None is no limit."""
+
+    max_drop: float
+    max_latency_ms: float | None = None
+    max_size_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate and what came out: a row of the report.
+
+    ``failure`` says why a candidate could not be made or measured; its figures are then None.
+    ``refused``: it was made, and its outputs were too far off to keep. ``slower`` and ``larger`` compare with the rung tried just above it.
+    """
+
+    candidate: Candidate
+    accuracy: float | None = None
+    drop: float | None = None
+    latency_ms: float | None = None
+    size_bytes: int | None = None
+    within: bool = False
+    slower: bool = False
+    larger: bool = False
+    failure: str | None = None
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The damage that ``precision`` does while ``group`` alone is back in float.
+
+    The less remains, the more that group costs. ``remaining`` is None where even then the
+    outputs are too far off for a bundle.
+    """
+
+    precision: str
+    group: str
+    remaining: float | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``chosen`` is None where nothing meets the budget; ``nearest`` is then the closest miss."""
+
+    chosen: Trial | None
+    nearest: Trial | None
+    trials: tuple[Trial, ...]
+    ranking: tuple[Sensitivity, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How candidates are scored; each may raise :class:`EdgekdError` where one cannot be made.
+
+    ``accuracy``: the main metric on the selection split, higher is better. ``cost``: measured
+    latency and size. ``damage``: how far the outputs are from the float candidate's, lower is
+    better; finer than an accuracy, which moves in steps of one example, so it ranks the groups.
+    """
+
+    accuracy: Callable[[Candidate], float]
+    cost: Callable[[Candidate], Cost]
+    damage: Callable[[Candidate], float]
+
+
+# Latencies closer than this are a tie, which goes to the smaller candidate.
+TIE = 0.02
+
+
+def choose(ladder: Sequence[str], groups: Sequence[str], scores: Scores, budget: Budget) -> Choice:
+    """Return the fastest candidate inside ``budget``, with everything that was tried.
+
+    ``ladder`` names the precisions in the order to try them, the float one first; ``groups``
+    names the parts that can be kept in float. Raises :class:`InputError` for an empty ladder
+    and whatever the float candidate's scores raise: without it there is no reference.
+    """
+    if not ladder:
+        raise InputError("no precision to choose from; name at least the float one")
+    reference = _measure(Candidate(ladder[0]), scores, budget, None)
+    trials = [reference]
+    for precision in ladder[1:]:
+        trial = _try(Candidate(precision), scores, budget, reference)
+        trials.append(_mark(trial, trials))
+    ranking: list[Sensitivity] = []
+    for trial in _promising(trials):
+        repaired, ranked = _repair(trial, groups, scores, budget, reference)
+        trials += [_mark(made, [trial]) for made in repaired]
+        ranking += ranked
+        if any(made.within for made in repaired):
+            break
+    chosen = fastest([trial for trial in trials if trial.within])
+    measured = [trial for trial in trials if trial.failure is None]
+    nearest = None if chosen else min(measured, key=lambda trial: _excess(trial, budget))
+    return Choice(chosen, nearest, tuple(trials), tuple(ranking))
+
+
+def fastest(trials: Sequence[Trial]) -> Trial | None:
+    """The trial of least latency; among ties within :data:`TIE`, the smallest."""
+    timed = [t for t in trials if t.latency_ms is not None and t.size_bytes is not None]
+    if not timed:
+        return None
+    best = min(t.latency_ms or 0.0 for t in timed)
+    ties = [t for t in timed if (t.latency_ms or 0.0) <= best * (1 + TIE)]
+    return min(ties, key=lambda t: (t.size_bytes, t.latency_ms))
+
+
+def _try(candidate: Candidate, scores: Scores, budget: Budget, reference: Trial) -> Trial:
+    try:
+        return _measure(candidate, scores, budget, reference)
+    except EdgekdError as error:
+        refused = isinstance(error, VerificationError)
+        return Trial(candidate, failure=str(error), refused=refused)
+
+
+def _measure(
+    candidate: Candidate, scores: Scores, budget: Budget, reference: Trial | None
+) -> Trial:
+    accuracy, cost = scores.accuracy(candidate), scores.cost(candidate)
+    whole = accuracy if reference is None or reference.accuracy is None else reference.accuracy
+    trial = Trial(candidate, accuracy, whole - accuracy, cost.latency_ms, cost.size_bytes)
+    return replace(trial, within=_excess(trial, budget) <= 0)
+
+
+def _excess(trial: Trial, budget: Budget) -> float:
+    """By how much the worst line of the budget is missed; at most 0 inside it.
+
+    The drop counts absolutely, latency and size relative to their limits.
+    """
+    assert trial.drop is not None and trial.latency_ms is not None and trial.size_bytes is not None
+    excess = [trial.drop - budget.max_drop]
+    if budget.max_latency_ms is not None:
+        excess.append(trial.latency_ms / budget.max_latency_ms - 1)
+    if budget.max_size_bytes is not None:
+        excess.append(trial.size_bytes / budget.max_size_bytes - 1)
+    return max(excess)
+
+
+def _mark(trial: Trial, above: Sequence[Trial]) -> Trial:
+    """Compare ``trial`` with the last of ``above`` that could be measured."""
+    measured = [other for other in above if other.failure is None]
+    if trial.failure is not None or not measured:
+        return trial
+    last = measured[-1]
+    assert trial.latency_ms is not None and last.latency_ms is not None
+    assert trial.size_bytes is not None and last.size_bytes is not None
+    return replace(
+        trial,
+        slower=trial.latency_ms > last.latency_ms,
+        larger=trial.size_bytes > last.size_bytes,
+    )
+
+
+def _promising(trials: Sequence[Trial]) -> list[Trial]:
+    """Rungs that lose too much accuracy and might else win: the fastest first, refused ones last."""
+    best = fastest([trial for trial in trials if trial.within])
+    limit = best.latency_ms if best and best.latency_ms is not None else float("inf")
+    missed = [
+        trial
+        for trial in trials[1:]
+        if not trial.within and trial.latency_ms is not None and trial.latency_ms < limit
+    ]
+    missed.sort(key=lambda trial: trial.latency_ms or 0.0)
+    return missed + [trial for trial in trials if trial.refused]
+
+
+def _repair(
+    missed: Trial, groups: Sequence[str], scores: Scores, budget: Budget, reference: Trial
+) -> tuple[list[Trial], list[Sensitivity]]:
+    """Put the most damaging groups back to float, worst first, until the budget is met."""
+    precision = missed.candidate.precision
+    ranked = []
+    for group in groups:
+        try:
+            remaining = scores.damage(Candidate(precision, (group,)))
+        except VerificationError:
+            ranked.append(Sensitivity(precision, group, None))
+        except InputError:
+            continue  # the precision has nothing to do without this group: reverting it is float
+        else:
+            ranked.append(Sensitivity(precision, group, remaining))
+    ranked.sort(key=lambda item: float("inf") if item.remaining is None else item.remaining)
+    tried: list[Trial] = []
+    for count in range(1, len(ranked)):
+        kept = tuple(item.group for item in ranked[:count])
+        trial = _try(Candidate(precision, kept), scores, budget, reference)
+        tried.append(trial)
+        if trial.within:
+            break
+    return tried, ranked

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekd.errors import InputError, MissingDependency, VerificationError
+from edgekd.search.precision import TIE, Budget, Candidate, Choice, Cost, Scores, choose
+
+GROUPS = ("stem", "body", "head")
+LATENCY = {"fp32": 10.0, "int8": 4.0, "int4": 3.0, "fp16": 12.0}
+SIZE = {"fp32": 400, "int8": 100, "int4": 50, "fp16": 200}
+
+
+@dataclass
+class World:
+    """Each group costs its accuracy in a precision, and a third of the saving when kept."""
+
+    costs: dict[str, dict[str, float]]
+    broken: frozenset[str] = frozenset()
+    refused_above: float = float("inf")
+    asked: list[Candidate] = field(default_factory=list)
+
+    def loss(self, candidate: Candidate) -> float:
+        if candidate.precision in self.broken:
+            raise MissingDependency(f"{candidate.precision} cannot be made")
+        if set(candidate.kept) == set(GROUPS):
+            raise InputError("nothing left to compress")
+        costs = self.costs.get(candidate.precision, {})
+        loss = sum(cost for group, cost in costs.items() if group not in candidate.kept)
+        if loss > self.refused_above:
+            raise VerificationError("the outputs are too far off")
+        return loss
+
+    def accuracy(self, candidate: Candidate) -> float:
+        self.asked.append(candidate)
+        return 0.9 - self.loss(candidate)
+
+    def cost(self, candidate: Candidate) -> Cost:
+        share = len(candidate.kept) / len(GROUPS)
+        name = candidate.precision
+        return Cost(
+            LATENCY[name] + share * (LATENCY["fp32"] - LATENCY[name]),
+            round(SIZE[name] + share * (SIZE["fp32"] - SIZE[name])),
+        )
+
+    def choose(self, ladder: tuple[str, ...], budget: Budget) -> Choice:
+        scores = Scores(self.accuracy, self.cost, self.loss)
+        return choose(ladder, GROUPS, scores, budget)
+
+
+def test_the_fastest_inside_the_budget_wins() -> None:
+    world = World({"int8": {"body": 0.004}, "int4": {"body": 0.5}})
+    found = world.choose(("fp32", "int8"), Budget(0.01))
+    assert found.chosen is not None and found.chosen.candidate == Candidate("int8")
+    assert found.ranking == () and found.nearest is None
+
+
+def test_the_worst_group_goes_back_to_float() -> None:
+    world = World({"int8": {"stem": 0.004, "body": 0.001, "head": 0.3}})
+    found = world.choose(("fp32", "int8"), Budget(0.01))
+    assert found.chosen is not None
+    assert found.chosen.candidate == Candidate("int8", ("head",))
+    assert [item.group for item in found.ranking] == ["head", "stem", "body"]
+    assert found.ranking[0].remaining == pytest.approx(0.005)
+    assert found.chosen.larger and found.chosen.slower  # than the whole-model rung
+
+
+def test_more_groups_are_kept_until_it_fits() -> None:
+    world = World({"int8": {"stem": 0.2, "head": 0.3}})
+    found = world.choose(("fp32", "int8"), Budget(0.01))
+    assert found.chosen is not None and found.chosen.candidate.kept == ("head", "stem")
+    assert [trial.candidate.kept for trial in found.trials] == [(), (), ("head",), ("head", "stem")]
+
+
+def test_a_rung_slower_than_the_winner_is_not_repaired() -> None:
+    world = World({"int4": {}, "int8": {"head": 0.5}})
+    found = world.choose(("fp32", "int8", "int4"), Budget(0.01))
+    assert found.chosen is not None and found.chosen.candidate.precision == "int4"
+    assert found.ranking == ()
+
+
+def test_slower_and_larger_rungs_are_marked() -> None:
+    found = World({}).choose(("fp32", "int4", "fp16"), Budget(0.01))
+    marks = {trial.candidate.precision: (trial.slower, trial.larger) for trial in found.trials}
+    assert marks == {"fp32": (False, False), "int4": (False, False), "fp16": (True, True)}
+
+
+def test_a_broken_rung_is_a_row_and_not_the_end() -> None:
+    world = World({}, broken=frozenset({"int8"}))
+    found = world.choose(("fp32", "int8", "int4"), Budget(0.01))
+    assert found.chosen is not None and found.chosen.candidate.precision == "int4"
+    row = found.trials[1]
+    assert row.failure == "int8 cannot be made" and row.accuracy is None and not row.within
+
+
+def test_a_refused_rung_is_repaired_too() -> None:
+    world = World({"int8": {"body": 0.9, "head": 0.002}}, refused_above=0.5)
+    found = world.choose(("fp32", "int8"), Budget(0.01))
+    assert found.trials[1].refused and found.trials[1].latency_ms is None
+    assert [(item.group, item.remaining) for item in found.ranking][1:] == [
+        ("stem", None),
+        ("head", None),
+    ]
+    assert found.chosen is not None and found.chosen.candidate == Candidate("int8", ("body",))
+
+
+def test_a_broken_reference_is_the_end() -> None:
+    with pytest.raises(MissingDependency):
+        World({}, broken=frozenset({"fp32"})).choose(("fp32", "int8"), Budget(0.01))
+    with pytest.raises(InputError, match="no precision"):
+        World({}).choose((), Budget(0.01))
+
+
+def test_a_budget_that_nothing_meets_names_the_nearest_miss() -> None:
+    world = World({"int8": {"body": 0.004}})
+    found = world.choose(("fp32", "int8"), Budget(0.01, max_latency_ms=3.9))
+    assert found.chosen is None and found.nearest is not None
+    assert found.nearest.candidate == Candidate("int8")
+
+
+def test_a_tie_goes_to_the_smaller() -> None:
+    world = World({})
+    scores = Scores(
+        world.accuracy,
+        lambda c: Cost(1.0 if c.precision == "fp32" else 1.0 + TIE / 2, SIZE[c.precision]),
+        world.loss,
+    )
+    found = choose(("fp32", "int8"), GROUPS, scores, Budget(0.01))
+    assert found.chosen is not None and found.chosen.candidate.precision == "int8"
+
+
+costs = st.dictionaries(st.sampled_from(GROUPS), st.floats(0, 0.1))
+
+
+@given(costs, costs, st.floats(0, 0.2))
+def test_laws(int8: dict[str, float], int4: dict[str, float], max_drop: float) -> None:
+    world = World({"int8": int8, "int4": int4})
+    found = world.choose(("fp32", "int8", "int4"), Budget(max_drop))
+    assert found.chosen is not None  # float always loses nothing
+    assert found.chosen.drop is not None and found.chosen.drop <= max_drop
+    inside = [trial for trial in found.trials if trial.within]
+    assert found.chosen in inside
+    for trial in inside:
+        assert trial.latency_ms is not None and found.chosen.latency_ms is not None
+        assert found.chosen.latency_ms <= trial.latency_ms * (1 + TIE)
+    candidates = [trial.candidate for trial in found.trials]
+    assert len(set(candidates)) == len(candidates) == len(world.asked)  # nothing twice
