@@ -191,12 +191,17 @@ def sign_test(values: Sequence[float] | np.ndarray, threshold: float) -> tuple[f
     Small ``above`` speaks for a median above ``threshold``. Nothing is assumed of the values'
     distribution, and at 8 values the p-values are as exact as at 800.
     """
-    from scipy.stats import binom
-
     array = np.asarray(values, np.float64)
     over, under = int((array > threshold).sum()), int((array < threshold).sum())
-    n = len(array)
-    return float(binom.sf(over - 1, n, 0.5)), float(binom.sf(under - 1, n, 0.5))
+    return _at_least(over, len(array)), _at_least(under, len(array))
+
+
+@cache
+def _at_least(count: int, n: int) -> float:
+    """P(at least ``count`` heads in ``n`` throws of a fair coin)."""
+    from scipy.stats import binom
+
+    return float(binom.sf(count - 1, n, 0.5))
 
 
 def order_interval(values: Sequence[float] | np.ndarray, error: float) -> tuple[float, float]:

@@ -1,0 +1,43 @@
+import subprocess
+import sys
+
+from edgekd.bench.runner import local_environment
+
+TEST = """
+def test_gate(edgekd_gate):
+    result = edgekd_gate({base!r}, {other!r}, tolerance=0.9, profile={profile!r}, rows={rows})
+    assert result.verdict in ("unchanged", "improved")
+"""
+
+
+def run(tmp_path, base, other, *options):
+    profile = tmp_path / "here.yaml"
+    profile.write_text("title: here\ntarget: probe\nwhere: host\n")
+    file = tmp_path / "test_it.py"
+    rows = "None"
+    file.write_text(
+        TEST.format(base=str(base.path), other=str(other.path), profile=str(profile), rows=rows)
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "edgekd.bench.pytest_plugin"]
+    return subprocess.run(
+        [*command, "-p", "no:cacheprovider", *options, "--rootdir", str(tmp_path), str(file)],
+        capture_output=True,
+        text=True,
+        env=local_environment(),
+        cwd=tmp_path,
+    )
+
+
+def test_regression_fails_the_test_with_the_table(tmp_path, make_bundle):
+    done = run(tmp_path, make_bundle("base"), make_bundle("slow", work=400))
+    assert done.returncode == 1
+    assert "edgekd gate: ❌ regressed" in done.stdout and "| p50 |" in done.stdout
+
+
+def test_plugin_imports_nothing_heavy():
+    code = (
+        "import sys, edgekd.bench.pytest_plugin;"
+        "print([m for m in ('numpy', 'torch', 'pydantic', 'yaml') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
