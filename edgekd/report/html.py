@@ -57,6 +57,7 @@ def render(document: Document) -> str:
         style=Markup(style),
         story=story,
         budgets=BUDGETS,
+        span=units.span,
         chosen=document.bundle(document.chosen),
         worst=document.blind_spots[:_WORST],
         speedup=lambda bundle, bench: speedup(document, bundle, bench),

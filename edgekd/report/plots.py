@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import mean
 
 from markupsafe import Markup
 
@@ -11,6 +12,7 @@ from edgekd.report.document import Bench, BundleRow, Calibration, Curve, Gain
 from edgekd.report.svg import Axis, Canvas, around
 
 WIDTH, HEIGHT = 460, 330
+_DRAWN = 120  # points of a training curve
 _X = (58.0, 448.0)
 _Y = (276.0, 30.0)
 KNOWN = ("teacher", "student-no-kd", "student")  # models with a colour of their own
@@ -148,7 +150,11 @@ def reliability(row: Calibration, model: str) -> Markup:
 
 
 def curves(rows: Sequence[Curve], title: str, text: Callable[[float], str]) -> Markup:
-    """Training curves of one quantity, one line per model, named at its end."""
+    """Training curves of one quantity, one line per model, named at its end.
+
+    A long curve is drawn as the means of equal stretches of it.
+    """
+    rows = [row.model_copy(update={"points": _thinned(row.points)}) for row in rows]
     points = [point for row in rows for point in row.points]
     x = Axis(0, max(step for step, _ in points) * 1.02, 58, 370)
     y = Axis(*around([value for _, value in points]), *_Y)
@@ -163,6 +169,13 @@ def curves(rows: Sequence[Curve], title: str, text: Callable[[float], str]) -> M
         lowest = min(y(value), lowest - 15)  # names stand above each other, never on one another
         canvas.text(x(step) + 8, lowest + 4, row.model, f"name {colour(row.model)}")
     return canvas.markup()
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most ``_DRAWN`` points: the mean step and value of each stretch."""
+    size = -(-len(points) // _DRAWN)
+    stretches = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(mean(s for s, _ in part), mean(v for _, v in part)) for part in stretches]
 
 
 def _whole(value: float) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from edgekd.report import units
-from edgekd.report.document import Bench, BundleRow, Document, speedup
+from edgekd.report.document import Bench, BundleRow, Document, Latency, speedup
 
 TARGETS = {"onnx": "ONNX", "coreml": "Core ML", "browser": "browser"}
+_LEVEL = 0.05
 _SHARES = ("accuracy", "f1", "exact_match", "precision", "recall")
 EVIDENCE = {
     "measured": "run on that runtime and that hardware",
@@ -103,16 +104,18 @@ def main_profile(document: Document) -> str | None:
     return max(dict.fromkeys(profiles), key=measured.count, default=None)
 
 
+def projection(figures: Latency) -> str:
+    """``0.6 to 1.9 ms``"""
+    low, high = units.duration_ms(figures.low), units.duration_ms(figures.high)
+    return units.span(units.short(low), units.short(high), " to ")
+
+
 def latency(bench: Bench | None) -> str:
     """``1.41 ms, edge-server, measured``; a projection stays a range."""
     if bench is None or bench.latency_ms is None:
         return units.MISSING
     figures = bench.latency_ms
-    if figures.p50 is None:
-        low, high = units.duration_ms(figures.low), units.duration_ms(figures.high)
-        value = f"{units.short(low)} to {units.short(high)}"
-    else:
-        value = units.duration_ms(figures.p50)
+    value = projection(figures) if figures.p50 is None else units.duration_ms(figures.p50)
     return f"{value}, {bench.profile}, {bench.evidence}"
 
 
@@ -123,13 +126,19 @@ def bought(document: Document) -> str:
         return "The same student was not trained without the teacher, so the gain is unknown."
     low, high = gain.ci
     value = gain_text(gain.metric, gain.value)
-    span = f"{gain_text(gain.metric, low)} to {gain_text(gain.metric, high)}"
-    if low > 0:
-        end = "the interval lies above zero: distillation helped."
-    elif high < 0:
-        end = "the interval lies below zero: distillation hurt here."
-    else:
+    span = units.span(gain_text(gain.metric, low), gain_text(gain.metric, high), " to ")
+    if low <= 0 <= high:
         end = "the interval includes zero: on this data the two cannot be told apart."
+    elif gain.p_value is not None and gain.p_value > _LEVEL:
+        side = "above" if low > 0 else "below"
+        end = (
+            f"the interval lies {side} zero, but the exact test does not confirm it"
+            f" (p = {gain.p_value:.2g}): this data does not settle it."
+        )
+    elif low > 0:
+        end = "the interval lies above zero: distillation helped."
+    else:
+        end = "the interval lies below zero: distillation hurt here."
     over = f" over {gain.seeds} seeds" if gain.seeds > 1 else ""
     return (
         f"At the same budget the student is {value} against itself trained without the teacher, in"

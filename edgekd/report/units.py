@@ -80,6 +80,12 @@ def short(text: str) -> str:
     return re.sub(r"(?:(\.\d*?[1-9])|\.)0+(?=\D|$)", r"\1", text)
 
 
+def span(low: str, high: str, dash: str = "–") -> str:
+    """Two printed numbers with the unit once where it is the same: ``1.37–1.47 ms``."""
+    number, _, unit = low.rpartition(" ")
+    return f"{number if unit and high.endswith(unit) else low}{dash}{high}"
+
+
 def _three(value: float, digits: int = 3) -> str:
     """``digits`` significant digits, never in exponent form, whole numbers kept whole."""
     if value == 0:

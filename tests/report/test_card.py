@@ -33,7 +33,7 @@ def test_the_card_names_every_bundle_with_its_evidence(document: Document) -> No
     for row in document.bundles:
         (line,) = [line for line in card.splitlines() if line.startswith(f"| `{row.path}` |")]
         assert row.evidence in line
-    assert "0.6 ms to 1.9 ms" not in card  # the projection is not the main profile's
+    assert "0.6 to 1.9 ms" not in card  # the projection is not the main profile's
     assert "1.41 ms, edge-server, measured" in card
 
 

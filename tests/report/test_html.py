@@ -68,7 +68,7 @@ def test_the_page_is_well_formed_and_complete(document: Document) -> None:
         "16× smaller and 5.9× faster",
         "at most 6 MB",
         "a projection does not decide",
-        "0.6 ms to 1.9 ms",
+        "0.6 to 1.9 ms",
         "the interval includes zero",
         "no transformer calibration for this profile",
         "7 training rows also stood in the test data",
