@@ -41,24 +41,35 @@ def read_rows(
     empty cell or an unreadable row.
     """
     records, where = _records(str(source))
+    if not records:
+        raise InputError(f"{where} has no rows; a header alone or an empty file is no data")
     mapping = _columns(records, task, dict(columns or {}), where, labelled)
     rows: list[dict[str, Any]] = []
     for number, record in enumerate(records, 1):
         row = {role: record.get(column) for role, column in mapping.items()}
         for role, value in row.items():
-            if value is None or (isinstance(value, str) and not value):
+            if value is None or value != value or (isinstance(value, str) and not value.strip()):
                 raise InputError(
                     f"{where}, row {number}: the column '{mapping[role]}' is empty; fill or drop it"
                 )
         for role in ("text", "text_pair", "label"):
             if role in row:
-                row[role] = str(row[role])
+                row[role] = _words(row[role], f"{where}, row {number}, column '{mapping[role]}'")
         if "image" in row:
             row["image"] = _pixels(row["image"], where, number)
         rows.append(row)
-    if not rows:
-        raise InputError(f"{where} has no rows")
     return rows
+
+
+def _words(value: Any, where: str) -> str:
+    """A text or a class name; numbers and truth values are taken as they are written."""
+    if not isinstance(value, str | int | float):
+        raise InputError(f"{where}: a {type(value).__name__}, not a text; write it as one string")
+    try:
+        str(value).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: not valid Unicode ({error.reason}); mend the text") from error
+    return str(value)
 
 
 def content_key(row: Row) -> bytes:
@@ -146,7 +157,9 @@ def _records(source: str) -> tuple[list[Mapping[str, Any]], str]:
             raise InputError(f"the data file {source} does not exist")
         try:
             return list(readers[path.suffix.lower()](path)), str(path)
-        except (UnicodeDecodeError, csv.Error, OSError) as error:
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source} is not UTF-8 ({error}); save it as UTF-8") from error
+        except (csv.Error, OSError) as error:
             raise InputError(f"{source} cannot be read: {error}") from error
     if path.exists():
         raise InputError(
@@ -162,10 +175,14 @@ def _csv(path: Path, delimiter: str) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(1 << 30)
     text = path.read_text(encoding="utf-8-sig")
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    names = list(reader.fieldnames or [])
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path} has two columns called '{twice}'; rename one of them")
     for record in reader:
         if None in record or None in record.values():
             raise InputError(
-                f"{path}, line {reader.line_num}: the row does not have the {len(reader.fieldnames or [])}"
+                f"{path}, line {reader.line_num}: the row does not have the {len(names)}"
                 " columns of the header; quote texts that contain the delimiter"
             )
         yield record
@@ -269,9 +286,12 @@ def _columns(
     labelled: bool,
 ) -> dict[str, str]:
     """Decide which column plays which role."""
-    found = list(records[0]) if records else []
+    found = list(records[0])
     mapping: dict[str, str] = {}
+    roles = [*task.default_columns, *(["text_pair"] if "text" in task.default_columns else [])]
     for role, column in given.items():
+        if role not in roles:
+            raise InputError(f"{task.name} has no '{role}' column; it has {', '.join(roles)}")
         if column not in found and (labelled or role != "label"):
             raise InputError(
                 f"{where} has no column '{column}'{nearest(column, found)}; it has"
@@ -286,7 +306,8 @@ def _columns(
         if match is None:
             raise InputError(
                 f"{where} has no {role} column (looked for {', '.join(candidates)}); it has"
-                f" {', '.join(map(str, found))}: say which with '{role}: COLUMN' under data:"
+                f" {', '.join(map(str, found))}; name the right one ('{role}: COLUMN' under data: in a"
+                " recipe)"
             )
         mapping[role] = match
     return mapping
