@@ -48,7 +48,7 @@ def read_rows(
     for number, record in enumerate(records, 1):
         row = {role: record.get(column) for role, column in mapping.items()}
         for role, value in row.items():
-            if value is None or value != value or (isinstance(value, str) and not value.strip()):
+            if _is_empty(value):
                 raise InputError(
                     f"{where}, row {number}: the column '{mapping[role]}' is empty; fill or drop it"
                 )
@@ -59,6 +59,13 @@ def read_rows(
             row["image"] = _pixels(row["image"], where, number)
         rows.append(row)
     return rows
+
+
+def _is_empty(value: Any) -> bool:
+    """Nothing, white space, or the NaN by which tables write a missing cell."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def _words(value: Any, where: str) -> str:
