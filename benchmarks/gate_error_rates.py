@@ -73,15 +73,20 @@ def recorded(out: Path) -> dict[str, Noise]:
     found: dict[str, Noise] = {}
     for file in sorted(out.glob("recorded-*.json")):
         logs = np.array([pair["p50"] for pair in json.loads(file.read_text())["pairs"]])
-        name = f"{file.stem.removeprefix('recorded-')}, {len(logs)} pairs"
-        found[f"recorded: {name}"] = lambda g, n, logs=logs: g.choice(logs, n)
+        name = f"recorded: {file.stem.removeprefix('recorded-')}, {len(logs)} pairs"
+        found[name] = _drawn_from(logs)
     return found
+
+
+def _drawn_from(logs: np.ndarray) -> Noise:
+    return lambda generator, n: generator.choice(logs, n)
 
 
 def simulate(out: Path) -> None:
     plan = Plan(resamples=10)  # the printed interval plays no part in a decision
     rows = []
-    for name, noise in {**recorded(out), **synthetic()}.items():
+    noises = recorded(out) | synthetic()
+    for name, noise in noises.items():
         for effect in EFFECTS:
             generator = np.random.default_rng(0)
             verdicts: Counter[str] = Counter()
@@ -91,8 +96,9 @@ def simulate(out: Path) -> None:
                 outcome = sequential.run(_source(logs), plan)
                 verdicts[outcome.verdict] += 1
                 pairs += len(outcome.pairs) + len(outcome.confirmation)
-            shares = {verdict: verdicts[verdict] / REPETITIONS for verdict in sequential.EXIT_CODES}
-            rows.append({"noise": name, "effect": effect, **shares, "pairs": pairs / REPETITIONS})
+            row: dict[str, Any] = {"noise": name, "effect": effect, "pairs": pairs / REPETITIONS}
+            row |= {verdict: verdicts[verdict] / REPETITIONS for verdict in sequential.EXIT_CODES}
+            rows.append(row)
     document = {"schema": "edgekd.gate-simulation/1", "repetitions": REPETITIONS, "rows": rows}
     (out / "simulation.json").write_text(json.dumps(document, indent=2) + "\n")
     print("| noise | true effect | regressed | inconclusive | unchanged | improved | pairs |")
