@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgekd.signals.store import SignalSpec, SignalStore
 
 READING = ("edgekd.data", "edgekd.preprocess", "edgekd.tasks", "edgekd.pipeline.context")
-MODELS = (*READING, "edgekd.models", "edgekd.infer", "edgekd.pipeline.learn")
+MODELS = (*READING, "edgekd.models", "edgekd.processors", "edgekd.infer", "edgekd.pipeline.learn")
 TRAINING = (*MODELS, "edgekd.distill", "edgekd.signals")
 
 
@@ -77,7 +77,9 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
                 where, context.task, revision=spec.revision, max_length=length, labels=labels
             )
         else:
-            encoder = models.fresh_preprocessor(context.train)
+            from edgekd.processors import fresh_preprocessor
+
+            encoder = fresh_preprocessor(context.train)
             seed = context.recipe.seed
             teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
         return _train(context, teacher, spec.fit, scratch, "teacher")
