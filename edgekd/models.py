@@ -1,8 +1,7 @@
 """Load a Hugging Face model with everything a stage needs beside the weights.
 
-A model comes from a directory or a hub id. Weights are safetensors only, code is never
-downloaded, and the preprocessing is turned into edgekd's own, which is compared with the
-library's on real rows before it is trusted.
+A model comes from a directory or a hub id. Weights are safetensors only, and code is never
+downloaded.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from torch import nn
 from edgekd import tasks
 from edgekd.errors import InputError, MissingDependency, nearest
 from edgekd.preprocess import ImagePreprocessor, Preprocessor, Row, TextPreprocessor
+from edgekd.processors import preprocessor_of, quiet
 from edgekd.tasks import Task
 
 # The last part of an architecture's class name says what its head does.
@@ -127,6 +127,8 @@ def load(
             "label2id": {label: i for i, label in enumerate(labels)},
             "ignore_mismatched_sizes": True,
         }
+    from safetensors import SafetensorError
+
     auto = getattr(transformers, task.auto_class)
     with quiet():
         try:
@@ -138,9 +140,13 @@ def load(
                 output_loading_info=True,
                 **options,
             )
+        except SafetensorError as error:
+            raise InputError(
+                f"the weights in {source} are cut off or not safetensors ({error}); fetch or save"
+                " the model again"
+            ) from error
         except (OSError, ValueError, RuntimeError) as error:
-            text = " ".join(str(error).split())
-            raise InputError(f"cannot load {source} for {task.name}: {text[:240]}") from error
+            raise InputError(_why_not_loaded(source, config, task, str(error))) from error
     missing = sorted(info["missing_keys"])
     if labels is None and missing:
         raise InputError(
@@ -150,6 +156,14 @@ def load(
     preprocessor = preprocessor_of(source, config, revision=revision, max_length=max_length)
     names = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
     return LoadedModel(model.eval(), preprocessor, names, source, revision_of(model, preprocessor))
+
+
+def _why_not_loaded(source: str, config: Any, task: Task, error: str) -> str:
+    if "ignore_mismatched_sizes" in error:
+        return f"the weights in {source} do not fit its config.json; they belong to another model"
+    if "Unrecognized configuration class" in error:
+        return f"{source} is a {config.model_type} model, which has no head for {task.name}"
+    return f"cannot load {source} for {task.name}: {' '.join(error.split())[:240]}"
 
 
 def from_config(
@@ -170,147 +184,36 @@ def from_config(
         raise InputError(
             f"unknown model_type {kind!r}{nearest(str(kind), known)} in a model config"
         )
+    defaults = transformers.AutoConfig.for_model(kind)
+    for key in values:
+        if not hasattr(defaults, key):
+            own = list(defaults.to_dict())
+            raise InputError(f"unknown key '{key}'{nearest(key, own)} in a {kind} config")
     if isinstance(preprocessor, ImagePreprocessor):
         values.setdefault("num_channels", preprocessor.channels)
         values.setdefault("image_size", preprocessor.height)
     if isinstance(preprocessor, TextPreprocessor):
         values.setdefault("vocab_size", preprocessor.tokenizer.get_vocab_size())
         values.setdefault("pad_token_id", preprocessor.pad_id)
-    config = transformers.AutoConfig.for_model(
-        kind,
-        id2label=dict(enumerate(labels)),
-        label2id={label: i for i, label in enumerate(labels)},
-        **values,
-    )
     torch.manual_seed(seed)
-    with quiet():
-        model = getattr(transformers, task.auto_class).from_config(config)
+    try:
+        config = transformers.AutoConfig.for_model(
+            kind,
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+            **values,
+        )
+        with quiet():
+            model = getattr(transformers, task.auto_class).from_config(config)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise InputError(f"the {kind} config cannot be built for {task.name}: {text}") from error
     return LoadedModel(
         model.eval(),
         preprocessor,
         tuple(labels),
         f"config:{kind}",
         revision_of(model, preprocessor),
-    )
-
-
-def preprocessor_of(
-    source: str, config: Any, *, revision: str | None = None, max_length: int | None = None
-) -> Preprocessor:
-    """Read a model directory's preprocessing as edgekd's own.
-
-    A directory that edgekd wrote says it in ``preprocess.json``; any other is read through its
-    tokenizer or its ``preprocessor_config.json``.
-    """
-    from edgekd import preprocess
-
-    own = Path(source) / "preprocess.json"
-    if own.is_file():
-        description = json.loads(own.read_text())
-        if max_length and "max_length" in description:
-            description["max_length"] = min(max_length, description["max_length"])
-        return preprocess.load(description, Path(source))
-    if getattr(config, "vocab_size", None):
-        return _text_preprocessor(source, config, revision, max_length)
-    return _image_preprocessor(source, config, revision)
-
-
-def _text_preprocessor(
-    source: str, config: Any, revision: str | None, max_length: int | None
-) -> TextPreprocessor:
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet():
-            tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(
-            f"{source} has no usable tokenizer ({' '.join(str(error).split())[:160]}); save the"
-            " tokenizer beside the model"
-        ) from error
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"the tokenizer of {source} has no tokenizer.json; convert it to a fast one"
-        )
-    size, table = len(tokenizer), config.vocab_size
-    if size > table:
-        raise InputError(
-            f"the tokenizer of {source} has {size} pieces and the model only {table} embeddings:"
-            " they do not belong together"
-        )
-    positions = getattr(config, "max_position_embeddings", None) or 512
-    limit = min(int(tokenizer.model_max_length), positions - position_offset(config))
-    names = [n for n in ("input_ids", "attention_mask") if n in tokenizer.model_input_names]
-    init = {k: v for k, v in tokenizer.init_kwargs.items() if isinstance(v, str | int | bool)}
-    private = ("name_or_path", "is_local", "local_files_only", "backend")
-    preprocessor = TextPreprocessor(
-        tokenizer_json=tokenizer.backend_tokenizer.to_str(),
-        max_length=min(max_length or limit, limit),
-        inputs=tuple(names) or ("input_ids", "attention_mask"),
-        pad_id=tokenizer.pad_token_id or 0,
-        pad_token=tokenizer.pad_token or "",
-        padding_side=tokenizer.padding_side,
-        tokenizer_config={
-            **{k: v for k, v in init.items() if k not in private},
-            "tokenizer_class": type(tokenizer).__name__,
-        },
-    )
-    _compare_with_library(source, tokenizer, preprocessor)
-    return preprocessor
-
-
-def position_offset(config: Any) -> int:
-    """Rows of the position table that serve no token: RoBERTa counts from its padding index."""
-    roberta_like = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
-    return (config.pad_token_id or 0) + 1 if roberta_like else 0
-
-
-def _compare_with_library(source: str, tokenizer: Any, preprocessor: TextPreprocessor) -> None:
-    """Our encoder must give the ids that transformers' own gives."""
-    texts = ["A short sentence, with punctuation.", "Ünïcödé 123 — and EMOJI 🙂 " * 8, "x"]
-    theirs = tokenizer(texts, truncation=True, max_length=preprocessor.max_length)["input_ids"]
-    ours = [e.ids for e in preprocessor.tokens([{"text": text} for text in texts])]
-    if theirs != ours:
-        raise InputError(
-            f"the tokenizer of {source} does more than its tokenizer.json says; save it again with a"
-            " current transformers"
-        )
-
-
-def _image_preprocessor(source: str, config: Any, revision: str | None) -> ImagePreprocessor:
-    from transformers.utils import cached_file
-
-    name = "preprocessor_config.json"
-    try:
-        file = cached_file(source, name, revision=revision)
-        values = json.loads(Path(str(file)).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{source} has no readable {name}; save the image processor there"
-        ) from error
-    channels = getattr(config, "num_channels", 3)
-    size, cut = values.get("size", {}), values.get("crop_size")
-    if isinstance(size, int):
-        size = {"height": size, "width": size}
-    if isinstance(cut, int):
-        cut = {"height": cut, "width": cut}
-    edge = size.get("shortest_edge")
-    if edge and not (values.get("do_center_crop") and cut):
-        # The ConvNeXt rule: resize the shorter side to edge / crop_pct, cut edge x edge.
-        cut, edge = {"height": edge, "width": edge}, round(edge / values.get("crop_pct", 224 / 256))
-    target = cut if edge or values.get("do_center_crop") else size
-    if not target:
-        raise InputError(f"{name} of {source} names no image size; add 'size'")
-    normalise = values.get("do_normalize", True)
-    return ImagePreprocessor(
-        height=target["height"],
-        width=target["width"],
-        channels=channels,
-        mean=tuple(values.get("image_mean", [0.5] * channels) if normalise else [0.0] * channels),
-        std=tuple(values.get("image_std", [0.5] * channels) if normalise else [1.0] * channels),
-        scale=values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0,
-        resample=values.get("resample", 2),
-        shortest_edge=edge,
     )
 
 
@@ -356,34 +259,3 @@ def example_rows(task: Task, preprocessor: Preprocessor, count: int = 8) -> list
         "¿Dónde está la biblioteca? Überraschend gut!",
     )
     return [{"text": sentence} for sentence in sentences[:count]]
-
-
-class quiet:
-    """Silence transformers' loading bars and notes that a user cannot act on."""
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self.level = logging.get_verbosity()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *error: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self.level)
-
-
-def fresh_preprocessor(rows: Sequence[Row]) -> ImagePreprocessor:
-    """Preprocessing for a model that is trained from nothing: the images' own size, 0..1 to -1..1.
-
-    Raises :class:`InputError` for text, whose tokenizer has to come from a model.
-    """
-    if "image" not in rows[0]:
-        raise InputError(
-            "a text teacher needs a base model, whose tokenizer it uses; set teacher.base"
-        )
-    image = np.asarray(rows[0]["image"])
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    half = (0.5,) * channels
-    return ImagePreprocessor(image.shape[0], image.shape[1], channels, mean=half, std=half)

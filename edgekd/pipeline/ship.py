@@ -107,7 +107,7 @@ def _export(context: Context, exporter: Exporter, target: Target, model: str, ma
         return _facts(exporter, exporter.lower(program, spec, scratch / "output"))
 
     depends = {"model": made, "spec": repr(spec)}
-    code = (*BUNDLING, "edgekd.wrap", "edgekd.models", _package(exporter))
+    code = (*BUNDLING, "edgekd.wrap", "edgekd.models", "edgekd.processors", _package(exporter))
     name = f"export-{Path(path).name}"
     return Built(
         model, exporter.name, precision, path, context.run.stage(name, depends, code, make, path)

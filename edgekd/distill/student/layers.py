@@ -92,7 +92,7 @@ def _cut_positions(model: nn.Module, config: Any, state: dict[str, Any], length:
         and name.endswith("position_embeddings")
         and module.num_embeddings == size
     ]
-    from edgekd.models import position_offset
+    from edgekd.processors import position_offset
 
     wanted = length + position_offset(config)
     if len(tables) != 1 or wanted >= size:

@@ -1,0 +1,176 @@
+"""Read the preprocessing that a Hugging Face model comes with, as edgekd's own.
+
+What was read is compared with the library's on real rows before it is trusted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd import preprocess
+from edgekd.errors import InputError
+from edgekd.preprocess import ImagePreprocessor, Preprocessor, Row, TextPreprocessor
+
+
+def preprocessor_of(
+    source: str, config: Any, *, revision: str | None = None, max_length: int | None = None
+) -> Preprocessor:
+    """Read a model directory's preprocessing as edgekd's own.
+
+    A directory that edgekd wrote says it in ``preprocess.json``; any other is read through its
+    tokenizer or its ``preprocessor_config.json``.
+    """
+    own = Path(source) / "preprocess.json"
+    if own.is_file():
+        description = json.loads(own.read_text())
+        if max_length and "max_length" in description:
+            description["max_length"] = min(max_length, description["max_length"])
+        return preprocess.load(description, Path(source))
+    if getattr(config, "vocab_size", None):
+        return _text_preprocessor(source, config, revision, max_length)
+    return _image_preprocessor(source, config, revision)
+
+
+def _text_preprocessor(
+    source: str, config: Any, revision: str | None, max_length: int | None
+) -> TextPreprocessor:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(
+            f"{source} has no usable tokenizer ({' '.join(str(error).split())[:160]}); save the"
+            " tokenizer beside the model"
+        ) from error
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"the tokenizer of {source} has no tokenizer.json; convert it to a fast one"
+        )
+    if tokenizer.init_kwargs.get("auto_map"):
+        raise InputError(
+            f"the tokenizer of {source} needs code from its repository, and edgekd never runs"
+            " remote code; use a model whose tokenizer is part of transformers"
+        )
+    # Without any vocabulary file the library makes up a tokenizer of special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise InputError(f"{source} has no tokenizer; save the tokenizer beside the model")
+    size, table = len(tokenizer), config.vocab_size
+    if size > table:
+        raise InputError(
+            f"the tokenizer of {source} has {size} pieces and the model only {table} embeddings:"
+            " they do not belong together"
+        )
+    positions = getattr(config, "max_position_embeddings", None) or 512
+    limit = min(int(tokenizer.model_max_length), positions - position_offset(config))
+    names = [n for n in ("input_ids", "attention_mask") if n in tokenizer.model_input_names]
+    init = {k: v for k, v in tokenizer.init_kwargs.items() if isinstance(v, str | int | bool)}
+    private = ("name_or_path", "is_local", "local_files_only", "backend")
+    preprocessor = TextPreprocessor(
+        tokenizer_json=tokenizer.backend_tokenizer.to_str(),
+        max_length=min(max_length or limit, limit),
+        inputs=tuple(names) or ("input_ids", "attention_mask"),
+        pad_id=tokenizer.pad_token_id or 0,
+        pad_token=tokenizer.pad_token or "",
+        padding_side=tokenizer.padding_side,
+        tokenizer_config={
+            **{k: v for k, v in init.items() if k not in private},
+            "tokenizer_class": type(tokenizer).__name__,
+        },
+    )
+    _compare_with_library(source, tokenizer, preprocessor)
+    return preprocessor
+
+
+def position_offset(config: Any) -> int:
+    """Rows of the position table that serve no token: RoBERTa counts from its padding index."""
+    roberta_like = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
+    return (config.pad_token_id or 0) + 1 if roberta_like else 0
+
+
+def _compare_with_library(source: str, tokenizer: Any, preprocessor: TextPreprocessor) -> None:
+    """Our encoder must give the ids that transformers' own gives."""
+    texts = ["A short sentence, with punctuation.", "Ünïcödé 123 — and EMOJI 🙂 " * 8, "x"]
+    theirs = tokenizer(texts, truncation=True, max_length=preprocessor.max_length)["input_ids"]
+    ours = [e.ids for e in preprocessor.tokens([{"text": text} for text in texts])]
+    if theirs != ours:
+        raise InputError(
+            f"the tokenizer of {source} does more than its tokenizer.json says; save it again with a"
+            " current transformers"
+        )
+
+
+def _image_preprocessor(source: str, config: Any, revision: str | None) -> ImagePreprocessor:
+    from transformers.utils import cached_file
+
+    name = "preprocessor_config.json"
+    try:
+        file = cached_file(source, name, revision=revision)
+        values = json.loads(Path(str(file)).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{source} has no readable {name}; save the image processor there"
+        ) from error
+    if not isinstance(values, dict) or not isinstance(values.get("size", {}), dict | int):
+        raise InputError(f"{source}/{name} is not an image processor; save it there again")
+    channels = getattr(config, "num_channels", 3)
+    size, cut = values.get("size", {}), values.get("crop_size")
+    if isinstance(size, int):
+        size = {"height": size, "width": size}
+    if isinstance(cut, int):
+        cut = {"height": cut, "width": cut}
+    edge = size.get("shortest_edge")
+    if edge and not (values.get("do_center_crop") and cut):
+        # The ConvNeXt rule: resize the shorter side to edge / crop_pct, cut edge x edge.
+        cut, edge = {"height": edge, "width": edge}, round(edge / values.get("crop_pct", 224 / 256))
+    target = cut if edge or values.get("do_center_crop") else size
+    if not target:
+        raise InputError(f"{name} of {source} names no image size; add 'size'")
+    normalise = values.get("do_normalize", True)
+    return ImagePreprocessor(
+        height=target["height"],
+        width=target["width"],
+        channels=channels,
+        mean=tuple(values.get("image_mean", [0.5] * channels) if normalise else [0.0] * channels),
+        std=tuple(values.get("image_std", [0.5] * channels) if normalise else [1.0] * channels),
+        scale=values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0,
+        resample=values.get("resample", 2),
+        shortest_edge=edge,
+    )
+
+
+def fresh_preprocessor(rows: Sequence[Row]) -> ImagePreprocessor:
+    """Preprocessing for a model that is trained from nothing: the images' own size, 0..1 to -1..1.
+
+    Raises :class:`InputError` for text, whose tokenizer has to come from a model.
+    """
+    if "image" not in rows[0]:
+        raise InputError(
+            "a text teacher needs a base model, whose tokenizer it uses; set teacher.base"
+        )
+    image = np.asarray(rows[0]["image"])
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    half = (0.5,) * channels
+    return ImagePreprocessor(image.shape[0], image.shape[1], channels, mean=half, std=half)
+
+
+class quiet:
+    """Silence transformers' loading bars and notes that a user cannot act on."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self.level = logging.get_verbosity()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *error: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self.level)
