@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from edgekd.progress import track
 
 if TYPE_CHECKING:
     from edgekd.models import LoadedModel
+    from edgekd.signals.store import SignalStore
 
 
 def forward(
@@ -43,9 +44,18 @@ def predict(
 
 
 def label_into(
-    store: Any, model: LoadedModel, rows: Sequence[Row], outputs: Sequence[str], what: str
+    store: SignalStore,
+    model: LoadedModel,
+    rows: Sequence[Row],
+    outputs: Sequence[str],
+    what: str,
+    read: Callable[[Any, Any], Mapping[str, Any]] | None = None,
 ) -> int:
-    """Store the teacher's signals of the rows that ``store`` lacks; return how many those were."""
+    """Store the teacher's signals of the rows that ``store`` lacks; return how many those were.
+
+    ``read(said, feeds)`` gives intermediate signals after each forward pass; those per token are
+    stored without their padding.
+    """
     from edgekd.signals.keys import keys
     from edgekd.signals.label import label
 
@@ -59,6 +69,30 @@ def label_into(
             seen = done
 
         def run_teacher(batch: Sequence[Row]) -> Mapping[str, Any]:
-            return forward(model, batch, outputs)
+            if read is None:
+                return forward(model, batch, outputs)
+            return _intermediate(model, batch, read, store)
 
         return label(rows, names, run_teacher, store, progress=progress)
+
+
+def _intermediate(
+    model: LoadedModel,
+    rows: Sequence[Row],
+    read: Callable[[Any, Any], Mapping[str, Any]],
+    store: SignalStore,
+) -> dict[str, Any]:
+    import torch
+
+    feeds = {k: torch.from_numpy(v) for k, v in model.preprocessor.encode(rows).items()}
+    with torch.inference_mode():
+        found = read(model.model(**feeds, output_hidden_states=True), feeds)
+    mask = feeds.get("attention_mask")
+    signals: dict[str, Any] = {}
+    for name, field in store.spec.fields.items():
+        values = found[name].float().numpy()
+        if field.ragged and mask is not None:
+            signals[name] = [v[m] for v, m in zip(values, mask.bool().numpy(), strict=True)]
+        else:
+            signals[name] = list(values) if field.ragged else values
+    return signals

@@ -52,6 +52,7 @@ Share = Annotated[float, BeforeValidator(parse_share), Field(ge=0)]
 Milliseconds = Annotated[float, BeforeValidator(parse_milliseconds), Field(gt=0)]
 Factor = Annotated[float, BeforeValidator(parse_factor), Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 class _Section(BaseModel):
@@ -75,14 +76,29 @@ class Distill(Training):
     """Distillation: the objective beside the training values."""
 
     temperature: Positive = 2.0
-    soft_weight: Annotated[float, Field(ge=0)] = 1.0
-    hard_weight: Annotated[float, Field(ge=0)] = 0.0
+    method: Literal["softened_kl", "standardised_kl", "logit_mse", "decoupled_kl", "dist"] = (
+        "softened_kl"  # what soft_weight weighs
+    )
+    soft_weight: Weight = 1.0
+    hard_weight: Weight = 0.0
+    hidden_weight: Weight = 0.0  # hidden states of matched layers
+    attention_weight: Weight = 0.0  # where the last layer looks
+    relation_weight: Weight = 0.0  # MiniLM relations of the last layer
+    embedding_weight: Weight = 0.0  # direction of the mean-pooled embedding
+    contrastive_weight: Weight = 0.0  # which of the batch's embeddings is meant
+    layer_map: list[tuple[int, int]] | None = None  # (student, teacher), counted from 0
     control: bool = True  # train student-no-kd at the same budget
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {k: v for k, v in self.model_dump().items() if k.endswith("_weight")}
 
     @model_validator(mode="after")
     def _some_weight(self) -> Distill:
-        if self.soft_weight + self.hard_weight <= 0:
-            raise ValueError("soft_weight and hard_weight are both 0: nothing would be learned")
+        if not sum(self.weights.values()):
+            raise ValueError(
+                "soft_weight and the other weights are all 0: nothing would be learned"
+            )
         return self
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from edgekd.distill.losses.hard import UNLABELLED
 from edgekd.preprocess import Preprocessor, Row, TextPreprocessor
+from edgekd.signals.store import pad
 from edgekd.tasks import Task
 
-Signals = Callable[[Sequence[int]], Mapping[str, np.ndarray]]  # row indices -> teacher's arrays
-
-UNLABELLED = -100  # the label of a row that only the teacher has an opinion on
+# row indices -> the teacher's signals of these rows; ragged ones are lists
+Signals = Callable[[Sequence[int]], Mapping[str, np.ndarray | list[np.ndarray]]]
 
 
 class Examples(Dataset[int]):
@@ -60,8 +61,11 @@ class Examples(Dataset[int]):
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
         batch["labels"] = torch.from_numpy(self.labels[list(indices)])
         if self.signals is not None:
-            for name, array in self.signals(indices).items():
-                batch[f"teacher.{name}"] = torch.from_numpy(np.asarray(array))
+            width = arrays["input_ids"].shape[1] if self.tokens else None
+            for name, values in self.signals(indices).items():
+                if isinstance(values, list):  # one array per position, padded like the tokens
+                    values, _ = pad(values, width)
+                batch[f"teacher.{name}"] = torch.from_numpy(np.asarray(values))
         return batch
 
 

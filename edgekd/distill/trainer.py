@@ -15,20 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
+from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from edgekd.distill.examples import UNLABELLED, Examples, SeededOrder
-from edgekd.distill.losses.logits import softened_kl
+from edgekd.distill.examples import Examples, SeededOrder
+from edgekd.distill.transfer import Transfer
 from edgekd.errors import InputError
 from edgekd.progress import Advance, track
-from edgekd.recipe import Distill, Training
+from edgekd.recipe import Training
 
 CHECKPOINT_SECONDS = 5.0  # between two checkpoints, and at least fifty times what one costs
+PROJECTIONS = "objective.safetensors"  # what the losses own, beside the model in a checkpoint
 COMPLETE = "complete"  # written into a checkpoint last: without it the checkpoint is not used
-
-# outputs, batch -> one loss per sample for each named term, already weighted
-Objective = Callable[[Any, Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -38,36 +36,13 @@ class Outcome:
     steps: int
     seconds: float  # of this process; a resumed run reports its last part
     history: list[dict[str, float]]  # {"step", "loss"} about two hundred times
-
-
-def hard_objective(outputs: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Cross-entropy with the labels: per-sample [batch], zero for unlabelled rows."""
-    loss = cross_entropy(outputs.logits, batch["labels"], ignore_index=UNLABELLED, reduction="none")
-    return {"hard": loss}
-
-
-def soft_objective(settings: Distill) -> Objective:
-    """Softened KL to the teacher's logits, mixed with the labels.
-
-    soft_weight * T^2 * KL(teacher || student) + hard_weight * CE, sums over classes, one value
-    per sample (Hinton et al., arXiv:1503.02531).
-    """
-
-    def objective(outputs: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        teacher = batch["teacher.logits"].float()
-        soft = softened_kl(outputs.logits, teacher, settings.temperature)
-        terms = {"soft": settings.soft_weight * soft}
-        if settings.hard_weight:
-            terms["hard"] = settings.hard_weight * hard_objective(outputs, batch)["hard"]
-        return terms
-
-    return objective
+    shares: dict[str, float]  # of the gradient, by loss, at the first step
 
 
 def train(
     model: torch.nn.Module,
     examples: Examples,
-    objective: Objective,
+    transfer: Transfer,
     settings: Training,
     *,
     seed: int,
@@ -76,7 +51,7 @@ def train(
 ) -> Outcome:
     """Train ``model`` in place; checkpoints live in ``folder`` until the caller removes it.
 
-    Raises :class:`InputError` where the loss stops being finite.
+    What the objective owns (projections) is trained beside the model and dropped. Raises :class:`InputError` where the loss stops being finite.
     """
     torch.manual_seed(seed)
     order = SeededOrder(len(examples), settings.batch_size, seed, examples.lengths)
@@ -103,17 +78,21 @@ def train(
     )
     started = time.monotonic()
     steps = -(-len(examples) // settings.batch_size) * settings.epochs
-    with track(f"train {what}", steps, unit="steps") as advance:
+    objective = transfer.objective
+    with track(f"train {what}", steps, unit="steps") as advance, transfer.student.on(model) as read:
         trainer = _DistillTrainer(
             model=model,
             args=arguments,
             train_dataset=examples,
             data_collator=examples.collate,
-            callbacks=[_Checkpoints(), _Report(advance, max(steps // 200, 1))],
+            callbacks=[_Checkpoints(objective), _Report(advance, max(steps // 200, 1))],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.objective, trainer.order = objective, order
-        result = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        trainer.transfer, trainer.order, trainer.read = transfer, order, read
+        checkpoint = last_checkpoint(folder)
+        if checkpoint and list(objective.parameters()):
+            load_model(objective, str(Path(checkpoint) / PROJECTIONS))
+        result = trainer.train(resume_from_checkpoint=checkpoint)
     model.eval()
     return Outcome(
         steps=result.global_step,
@@ -121,6 +100,7 @@ def train(
         history=[
             {"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e
         ],
+        shares=trainer.shares,
     )
 
 
@@ -134,11 +114,13 @@ def last_checkpoint(folder: Path) -> str | None:
 class _DistillTrainer(Trainer):
     """Trainer with our objective, our order of rows, and a loss that is a mean over samples."""
 
-    objective: Objective
+    transfer: Transfer
     order: SeededOrder
+    read: Callable[[Any, Mapping[str, torch.Tensor]], dict[str, Any]]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.shares: dict[str, float] = {}
         # Our loss is divided by the samples of the whole step, however it is split into batches.
         self.model_accepts_loss_kwargs = True
 
@@ -157,8 +139,15 @@ class _DistillTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         feeds = {k: v for k, v in inputs.items() if k != "labels" and not k.startswith("teacher.")}
-        outputs = model(**feeds)
-        terms = self.objective(outputs, inputs)
+        tapped = bool(self.transfer.student.wanted)
+        said = model(**feeds, output_hidden_states=True) if tapped else model(**feeds)
+        outputs = {"logits": said.logits, **(self.read(said, feeds) if tapped else {})}
+        batch = self.transfer.complete(inputs)
+        objective = self.transfer.objective
+        if not self.shares and self.state.global_step == 0:
+            body = [p for p in model.parameters() if p.requires_grad]
+            self.shares = objective.gradient_shares(outputs, batch, body)
+        terms = objective(outputs, batch)
         samples = num_items_in_batch if num_items_in_batch is not None else len(inputs["labels"])
         # Gradients are averaged over processes, so each process counts for all of them.
         total = torch.stack(list(terms.values())).sum() * self.accelerator.num_processes / samples
@@ -167,13 +156,22 @@ class _DistillTrainer(Trainer):
                 f"the loss became {total.item()} at step {self.state.global_step}; lower"
                 " learning_rate or max_grad_norm"
             )
-        return (total, outputs) if return_outputs else total
+        return (total, said) if return_outputs else total
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The projections that a loss owns are trained like the model's own weights."""
+        optimizer = super().create_optimizer(model)
+        owned = list(self.transfer.objective.parameters())
+        if owned:
+            optimizer.add_param_group({"params": owned, "weight_decay": 0.0})
+        return optimizer
 
 
 class _Checkpoints(TrainerCallback):
     """Save by the clock, and mark what was saved to its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, objective: torch.nn.Module) -> None:
+        self.objective = objective
         self.last = time.monotonic()
         self.cost = 0.0
         self.asked = 0.0
@@ -189,6 +187,8 @@ class _Checkpoints(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if list(self.objective.parameters()):
+            save_model(self.objective, str(folder / PROJECTIONS))
         (folder / COMPLETE).touch()
         self.last = time.monotonic()
         self.cost = self.last - self.asked

@@ -14,14 +14,15 @@ from edgekd.errors import InputError
 from edgekd.infer import label_into, predict
 from edgekd.pipeline import preflight
 from edgekd.pipeline.context import Context
-from edgekd.pipeline.stage import Done
+from edgekd.pipeline.stage import Done, fingerprint
 from edgekd.preprocess import Row
 from edgekd.tasks import Task
 
 if TYPE_CHECKING:
     from edgekd.distill.examples import Signals
+    from edgekd.distill.transfer import Taps, Transfer
     from edgekd.models import LoadedModel
-    from edgekd.recipe import Student, Training
+    from edgekd.recipe import Distill, Student, Training
     from edgekd.signals.store import SignalSpec, SignalStore
 
 READING = ("edgekd.data", "edgekd.preprocess", "edgekd.tasks", "edgekd.pipeline.context")
@@ -169,19 +170,18 @@ def _train(
     context: Context, model: LoadedModel, settings: Training, scratch: Path, name: str
 ) -> Mapping[str, Any]:
     """Train ``model``, write it, score it on the test rows."""
-    from edgekd.distill import trainer
+    from edgekd.distill import trainer, transfer
     from edgekd.distill.examples import Examples
-    from edgekd.distill.trainer import Objective
     from edgekd.evaluate.run import evaluate
     from edgekd.recipe import Distill
 
     rows: Sequence[Row] = context.train
     signals: Signals | None = None
-    objective: Objective = trainer.hard_objective
+    objective = transfer.hard_labels()
     if name == "student" and isinstance(settings, Distill):
         rows = [*context.train, *context.unlabelled]
-        signals = _stored(context, rows)
-        objective = trainer.soft_objective(settings)
+        objective = _plan(context, settings, model)
+        signals = _stored(context, rows, objective.teacher)
     examples = Examples(rows, context.task, model.preprocessor, model.labels, signals)
     outcome = trainer.train(
         model.model,
@@ -204,6 +204,7 @@ def _train(
         "steps": outcome.steps,
         "train_seconds": outcome.seconds,
         "history": outcome.history,
+        "gradient_shares": outcome.shares,
         "evaluation": evaluate(context.task, labels, outputs, references, said).to_dict(),
     }
 
@@ -232,15 +233,79 @@ def signal_spec(teacher: LoadedModel, task: Task, dtype: str) -> SignalSpec:
     return SignalSpec(teacher.revision, description, fields)
 
 
+def intermediate_spec(teacher: LoadedModel, taps: Taps) -> SignalSpec:
+    """Per token: matched hidden states [layers, width], queries, keys and values [3, width]."""
+    from edgekd.distill.transfer import Shape
+    from edgekd.signals.store import Field, SignalSpec
+
+    width = Shape.of(teacher.model).width
+    shapes: dict[str, tuple[int | None, ...]] = {
+        "hidden_states": (None, len(taps.layers), width),
+        "qkv": (None, 3, width),
+        "embedding": (width,),
+    }
+    fields = {name: Field("float16", shapes[name]) for name in sorted(taps.stored)}
+    description = json.dumps({**teacher.preprocessor.describe(), "layers": taps.layers})
+    return SignalSpec(teacher.revision, description, fields)
+
+
 def teacher_outputs(context: Context) -> Mapping[str, np.ndarray]:
     """What the teacher said about the test rows, in their order."""
     said = _store(context, "test").get(_keys(context.test))
     return {name: np.asarray(values) for name, values in said.items()}
 
 
-def _stored(context: Context, rows: Sequence[Row]) -> Signals:
-    store, keys = _store(context, "train"), _keys(rows)
-    return lambda indices: store.get(keys[list(indices)])  # type: ignore[return-value]
+def _plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
+    """The objective, refused here where it cannot work: nothing has been trained yet."""
+    from edgekd.distill import transfer
+
+    teacher, copied = context.teacher, context.recipe.student.layers
+    if copied and settings.layer_map is None:  # each copied layer against its original
+        settings = settings.model_copy(update={"layer_map": list(enumerate(copied))})
+    found = transfer.plan(
+        settings,
+        teacher.model,
+        student.model,
+        classes=len(teacher.labels),
+        parts=settings.gradient_accumulation,
+    )
+    per_token = found.teacher.stored & {"hidden_states", "qkv"}
+    if per_token and not preflight.same_tokens(
+        teacher.preprocessor, student.preprocessor, context.train
+    ):
+        raise InputError(
+            "the student cuts texts into other tokens than the teacher, so hidden states, attention"
+            " and relations cannot be matched token by token; keep the teacher's tokenizer, or use"
+            " the losses on logits and embeddings"
+        )
+    return found
+
+
+def _stored(context: Context, rows: Sequence[Row], taps: Taps) -> Signals:
+    """Read rows' signals by position: the logits, and what the objective matches beside them."""
+    keys = _keys(rows)
+    stores = [_store(context, "train")]
+    if taps.stored:
+        stores.append(_label_intermediate(context, rows, taps))
+
+    def read(indices: Sequence[int]) -> dict[str, Any]:
+        wanted = keys[list(indices)]
+        return {name: value for store in stores for name, value in store.get(wanted).items()}
+
+    return read
+
+
+def _label_intermediate(context: Context, rows: Sequence[Row], taps: Taps) -> SignalStore:
+    """Store the teacher's intermediate signals in float16, apart from its logits."""
+    from edgekd.signals.store import SignalStore
+
+    teacher = context.teacher
+    spec = intermediate_spec(teacher, taps)
+    name = f"intermediate-{teacher.revision[:12]}-{fingerprint(spec.fields, ())[:8]}"
+    store = SignalStore.open(context.run.path / "signals" / name, spec)
+    with taps.on(teacher.model) as read:
+        label_into(store, teacher, rows, (), "label intermediate layers", read=read)
+    return store
 
 
 def _keys(rows: Sequence[Row]) -> np.ndarray:

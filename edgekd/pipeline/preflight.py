@@ -68,3 +68,11 @@ def share_cut_off(preprocessor: Preprocessor, rows: Sequence[Row]) -> float:
     if not isinstance(preprocessor, TextPreprocessor):
         return 0.0
     return float((preprocessor.lengths(rows) >= preprocessor.max_length).mean())
+
+
+def same_tokens(teacher: Preprocessor, student: Preprocessor, rows: Sequence[Row]) -> bool:
+    """Whether both cut every row into the same pieces (the ids may differ)."""
+    if not isinstance(teacher, TextPreprocessor) or not isinstance(student, TextPreprocessor):
+        return True
+    pairs = zip(teacher.tokens(rows), student.tokens(rows), strict=True)
+    return all(ours.tokens == theirs.tokens for ours, theirs in pairs)

@@ -1,0 +1,186 @@
+"""What a recipe's ``distill`` section asks for: the objective, and the signals it reads.
+
+Intermediate signals are read from the models as they run, teacher and student alike: hidden
+states of matched layers, the queries, keys and values of the last one, the mean-pooled
+embedding. Nothing is added to either model, so nothing of it can reach an export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill.losses.hidden import layer_map
+from edgekd.distill.losses.objective import Objective
+from edgekd.distill.losses.taps import queries_keys_values
+from edgekd.errors import InputError
+
+if TYPE_CHECKING:
+    from edgekd.recipe import Distill
+
+# Weights of a recipe beside soft_weight and hard_weight, and the losses they weigh.
+EXTRA_TERMS = {
+    "hidden_weight": "hidden",
+    "attention_weight": "attention",
+    "relation_weight": "relation",
+    "embedding_weight": "embedding_cosine",
+    "contrastive_weight": "embedding_contrastive",
+}
+RELATION_HEADS = 12  # MiniLMv2's choice; the nearest divisor of both widths is taken
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What matching needs to know of a model."""
+
+    layers: int
+    width: int
+    heads: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Shape:
+        config: Any = model.config
+        try:
+            return cls(config.num_hidden_layers, config.hidden_size, config.num_attention_heads)
+        except AttributeError as error:
+            raise InputError(
+                f"{type(model).__name__} has no plain layers to match ({error}); use the losses on"
+                " logits alone"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Which intermediate signals are read, and from which of a model's layers."""
+
+    wanted: frozenset[str]  # of hidden_states, attentions, qkv, embedding
+    layers: tuple[int, ...] = ()  # counted from 0
+    heads: int = 1
+
+    @property
+    def stored(self) -> frozenset[str]:
+        """What is kept of the teacher: attentions follow from queries and keys."""
+        return frozenset("qkv" if name == "attentions" else name for name in self.wanted)
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[Callable[[Any, Mapping[str, Tensor]], Any]]:
+        """Yield ``read(outputs, feeds) -> {name: tensor}`` for the model's last forward pass.
+
+        hidden_states [batch, positions, layers, width], qkv [batch, positions, 3, width],
+        attentions a list with [batch, heads, positions, positions], embedding [batch, width].
+        """
+        needs_qkv = "qkv" in self.stored
+        with queries_keys_values(model) if needs_qkv else nullcontext() as read_qkv:
+
+            def read(outputs: Any, feeds: Mapping[str, Tensor]) -> dict[str, Any]:
+                states = outputs.hidden_states
+                found: dict[str, Any] = {}
+                if "hidden_states" in self.wanted:
+                    found["hidden_states"] = torch.stack([states[i + 1] for i in self.layers], 2)
+                if "embedding" in self.wanted:
+                    found["embedding"] = _pooled(states[-1], feeds.get("attention_mask"))
+                if read_qkv is not None:
+                    found |= self.from_qkv(read_qkv(), feeds.get("attention_mask"))
+                return found
+
+            yield read
+
+    def from_qkv(self, qkv: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        """Relations read queries, keys and values as they are; attentions are made of them."""
+        found: dict[str, Any] = {"qkv": qkv}
+        if "attentions" in self.wanted:
+            query, key, _ = (_heads(part, self.heads) for part in qkv.float().unbind(2))
+            scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+            if mask is not None:
+                scores = scores.masked_fill(~mask.bool()[:, None, None, :], float("-inf"))
+            found["attentions"] = [scores.softmax(-1)]
+        return found
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One recipe's objective with the taps of both sides."""
+
+    objective: Objective
+    student: Taps
+    teacher: Taps
+
+    def complete(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """Add what follows from the stored signals: attentions from queries and keys."""
+        if "attentions" not in self.teacher.wanted:
+            return batch
+        made = self.teacher.from_qkv(batch["teacher.qkv"], batch.get("attention_mask"))
+        return {**batch, **{f"teacher.{name}": value for name, value in made.items()}}
+
+
+def hard_labels() -> Transfer:
+    """The control's objective: cross-entropy with the labels, no teacher."""
+    nothing = Taps(frozenset())
+    return Transfer(Objective({"cross_entropy": 1.0}), nothing, nothing)
+
+
+def plan(
+    settings: Distill,
+    teacher: nn.Module,
+    student: nn.Module,
+    *,
+    classes: int | None = None,
+    parts: int = 1,
+) -> Transfer:
+    """Turn the weights of a recipe into an objective; refuse what cannot work, before training.
+
+    Raises :class:`InputError` for weights that sum to nothing, a layer map past either model, a
+    loss on two classes that needs more, and coupled losses in several parts.
+    """
+    weights = {settings.method: settings.soft_weight, "cross_entropy": settings.hard_weight}
+    weights |= {loss: getattr(settings, weight) for weight, loss in EXTRA_TERMS.items()}
+    weights = {loss: weight for loss, weight in weights.items() if weight}
+    options: dict[str, dict[str, Any]] = {}
+    if settings.method in ("softened_kl", "standardised_kl", "decoupled_kl", "dist"):
+        options[settings.method] = {"temperature": settings.temperature}
+    if not weights.keys() & set(EXTRA_TERMS.values()):
+        options = {name: value for name, value in options.items() if name in weights}
+        objective = Objective(weights, options, classes=classes, parts=parts)
+        return Transfer(objective, Taps(frozenset()), Taps(frozenset()))
+    ours, theirs = Shape.of(student), Shape.of(teacher)
+    pairs = layer_map(ours.layers, theirs.layers, settings.layer_map)
+    widths = {"student_width": ours.width, "teacher_width": theirs.width}
+    # Only the mapped layers are read, so the loss counts them from 0.
+    options["hidden"] = {"layers": [(i, i) for i in range(len(pairs))], **widths}
+    options["relation"] = {"heads": _relation_heads(ours.width, theirs.width)}
+    options["embedding_cosine"] = options["embedding_contrastive"] = widths
+    options["attention"] = {"layers": [(0, 0)]}
+    options = {name: value for name, value in options.items() if name in weights}
+    objective = Objective(weights, options, classes=classes, parts=parts)
+    wanted = frozenset(
+        name.removeprefix("teacher.")
+        for name in objective.reads
+        if name.startswith("teacher.") and name != "teacher.logits"
+    )
+    return Transfer(
+        objective,
+        Taps(wanted, tuple(s for s, _ in pairs), ours.heads),
+        Taps(wanted, tuple(t for _, t in pairs), theirs.heads),
+    )
+
+
+def _relation_heads(*widths: int) -> int:
+    return next(n for n in range(RELATION_HEADS, 0, -1) if all(w % n == 0 for w in widths))
+
+
+def _pooled(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the real positions: [batch, width]."""
+    if mask is None:
+        return states.mean(1)
+    weight = mask.to(states.dtype)[..., None]
+    return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def _heads(part: Tensor, heads: int) -> Tensor:
+    batch, positions, width = part.shape
+    return part.reshape(batch, positions, heads, width // heads).transpose(1, 2)
