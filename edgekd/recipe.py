@@ -17,12 +17,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from edgekd import tasks
 from edgekd.errors import EdgekdError, InputError, nearest
 
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def parse_bytes(value: Any) -> int:
     """``6 MB`` -> 6,000,000; ``6 MiB`` -> 6,291,456; a bare number is bytes."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*([kmg]?i?b)?\s*", str(value).lower())
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*([kmg]?i?b)?\s*", str(value).lower())
     if not match:
         raise ValueError(f"'{value}' is not a size; write it as 6 MB")
     return round(float(match[1]) * _UNITS[match[2] or "b"])
@@ -31,12 +32,15 @@ def parse_bytes(value: Any) -> int:
 def parse_share(value: Any) -> float:
     """``98.5%`` -> 0.985."""
     text = str(value).strip()
-    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise ValueError(f"'{value}' is not a share; write it as 98.5% or 0.985") from None
 
 
 def parse_milliseconds(value: Any) -> float:
     """``5 ms`` -> 5.0; ``0.5 s`` -> 500.0."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*(ms|s)?\s*", str(value).lower())
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*(ms|s)?\s*", str(value).lower())
     if not match:
         raise ValueError(f"'{value}' is not a duration; write it as 5 ms")
     return float(match[1]) * (1000 if match[2] == "s" else 1)
@@ -44,7 +48,10 @@ def parse_milliseconds(value: Any) -> float:
 
 def parse_factor(value: Any) -> float:
     """``5x`` -> 5.0."""
-    return float(str(value).strip().lower().removesuffix("x").removesuffix("×"))
+    try:
+        return float(str(value).strip().lower().removesuffix("x").removesuffix("×"))
+    except ValueError:
+        raise ValueError(f"'{value}' is not a factor; write it as 5x") from None
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
@@ -52,11 +59,12 @@ Share = Annotated[float, BeforeValidator(parse_share), Field(ge=0)]
 Milliseconds = Annotated[float, BeforeValidator(parse_milliseconds), Field(gt=0)]
 Factor = Annotated[float, BeforeValidator(parse_factor), Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Training(_Section):
@@ -70,6 +78,15 @@ class Training(_Section):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     gradient_accumulation: Annotated[int, Field(ge=1)] = 1
     max_grad_norm: Positive = 1.0
+
+    @model_validator(mode="after")
+    def _whole_parts(self) -> Training:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be cut into {self.gradient_accumulation}"
+                " equal parts (gradient_accumulation)"
+            )
+        return self
 
 
 class Distill(Training):
@@ -163,8 +180,8 @@ class Target(_Section):
     """One export target; unset values are the exporter's defaults."""
 
     precisions: list[str] = []
-    batch: int | None = None
-    lengths: list[int] = []
+    batch: Count | None = None
+    lengths: list[Count] = []
     deployment: str | None = None
     options: dict[str, Any] = {}
 
@@ -192,7 +209,7 @@ class Recipe(_Section):
     targets: dict[str, Target] = {"onnx": Target()}
     profiles: list[str] = ["host"]
     budget: Budget = Budget()
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     license: str | None = None
 
     @model_validator(mode="before")
@@ -203,8 +220,10 @@ class Recipe(_Section):
             values = dict(values)
             if isinstance(values.get("teacher"), str):
                 values["teacher"] = {"model": values["teacher"]}
+            if isinstance(values.get("targets"), str):
+                values["targets"] = [values["targets"]]
             if isinstance(values.get("targets"), list):
-                values["targets"] = {name: {} for name in values["targets"]}
+                values["targets"] = {str(name): {} for name in values["targets"]}
             if isinstance(values.get("targets"), dict):
                 values["targets"] = {k: v or {} for k, v in values["targets"].items()}
             if isinstance(values.get("profiles"), str):
@@ -215,9 +234,7 @@ class Recipe(_Section):
 def load(path: Path) -> Recipe:
     """Read, expand and validate a recipe; every fault is an :class:`InputError` of one line."""
     if not path.is_file():
-        raise InputError(
-            f"the recipe {path} does not exist; 'edgekd init' writes one to start from"
-        )
+        raise InputError(f"there is no recipe file {path}; 'edgekd init' writes one to start from")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -277,7 +294,9 @@ def _first_fault(error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"the key '{where}' is missing"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{where or 'recipe'}: {message}"
+    given = fault["input"]
+    got = f" (got {given!r})" if isinstance(given, str | int | float | None) else ""
+    return f"{where or 'recipe'}: {message}{got if message == fault['msg'] else ''}"
 
 
 def _keys(location: tuple[int | str, ...]) -> list[str]:
