@@ -29,7 +29,6 @@ def run(recipe: Recipe, source: Path, out: Path, *, strict: bool = False) -> Doc
     Raises :class:`InputError` for what the user can mend, before any training where it can be
     known by then; earlier results in ``out`` stay as they were.
     """
-    out.mkdir(parents=True, exist_ok=True)
     with _only_run(out):
         context = Context(recipe, Run(out), source.resolve().parent)
         ship.check_targets(context)
@@ -44,7 +43,6 @@ def run(recipe: Recipe, source: Path, out: Path, *, strict: bool = False) -> Doc
 
 def distill(recipe: Recipe, beside: Path, out: Path) -> dict[str, Any]:
     """The first half of :func:`run` alone: models, no bundles; return their scores as JSON."""
-    out.mkdir(parents=True, exist_ok=True)
     with _only_run(out):
         from edgekd.pipeline import document
 
@@ -88,8 +86,13 @@ def _report(
 
 @contextmanager
 def _only_run(out: Path) -> Iterator[None]:
-    """Two runs in one directory would tear each other's stages apart."""
-    with (out / ".lock").open("w") as lock:
+    """Make ``out`` and lock it: two runs in it would tear each other's stages apart."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"cannot write to the run directory {out}: {error.strerror}") from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
