@@ -123,9 +123,21 @@ class Context:
         lengths = getattr(self.teacher.preprocessor, "lengths", None)
         if lengths is None:
             return None
+        reads: int = self.teacher.preprocessor.max_length  # type: ignore[attr-defined]
+        if self.longest_target > reads:
+            raise InputError(
+                f"targets: the length {self.longest_target} is more than the {reads} tokens that"
+                " the teacher reads; ask for a shorter one"
+            )
         longest = int(lengths([*self.train, *self.unlabelled]).max())
         rounded = -(-longest // LENGTH_STEP) * LENGTH_STEP
-        return min(rounded, self.teacher.preprocessor.max_length)  # type: ignore[attr-defined]
+        return min(max(rounded, self.longest_target), reads)
+
+    @property
+    def longest_target(self) -> int:
+        """The longest fixed length that a target asks for; the student must serve it."""
+        targets = self.recipe.targets.values()
+        return max((length for target in targets for length in target.lengths), default=0)
 
     @cached_property
     def teacher(self) -> LoadedModel:

@@ -70,6 +70,7 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
 
     def make(scratch: Path) -> Mapping[str, Any]:
         from edgekd import models
+        from edgekd.distill.student import check_layers
 
         labels = rows.result["labels"]
         if spec.base is not None:
@@ -83,6 +84,7 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
             encoder = fresh_preprocessor(context.train)
             seed = context.recipe.seed
             teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
+        check_layers(context.recipe.student.layers or (), teacher.model)
         return _train(context, teacher, spec.fit, scratch, "teacher")
 
     depends = {
@@ -103,9 +105,11 @@ def label(context: Context, rows: Done, fitted: Done | None) -> Done:
     recipe = context.recipe
 
     def make(scratch: Path) -> Mapping[str, Any]:
+        from edgekd.distill.student import check_layers
         from edgekd.evaluate.run import evaluate
 
         teacher, labels = context.teacher, list(context.labels)
+        check_layers(recipe.student.layers or (), teacher.model)
         _label(context, "test", context.test, "float32")
         said = teacher_outputs(context)
         references = context.task.references(context.test, labels)
@@ -161,6 +165,7 @@ def _student(context: Context, labelled: Done, name: str) -> Done:
         "student": recipe.student,
         "model": context.identity(recipe.student.model),
         "distill": recipe.distill.model_dump(exclude={"control"}),
+        "lengths": context.longest_target,
         "seed": recipe.seed,
     }
     return context.run.stage(name, depends, TRAINING, make, output=name)

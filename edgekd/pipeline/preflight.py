@@ -36,7 +36,7 @@ def teacher_knows(
             f" '{labels[first]}', {source} mostly calls '{labels[second]}' and the other way round"
             " or onwards; name the labels in the data, or list them under data.labels"
         )
-    if (right - chance) / (1 - chance) < NEAR_CHANCE:
+    if right - chance < NEAR_CHANCE * (1 - chance):
         raise InputError(
             f"the teacher {source} is right on {right:.1%} of the test rows, and always saying the"
             f" commonest class on {chance:.1%}: it is not fine-tuned for this task or these labels;"

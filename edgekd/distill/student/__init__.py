@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgekd.distill.student.layers import copy_layers
+from edgekd.distill.student.layers import check_layers, copy_layers
 from edgekd.distill.student.vocabulary import trim_vocabulary
 from edgekd.errors import InputError
 from edgekd.preprocess import Row, TextPreprocessor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgekd.models import LoadedModel
     from edgekd.recipe import Student
 
-__all__ = ["build", "copy_layers", "trim_vocabulary"]
+__all__ = ["build", "check_layers", "copy_layers", "trim_vocabulary"]
 
 
 def build(

@@ -33,13 +33,7 @@ def copy_layers(
     config: Any = copy.deepcopy(teacher.model.config)
     state = dict(teacher.model.state_dict())
     if layers is not None:
-        path, count = layer_list(teacher.model)
-        beyond = [layer for layer in layers if layer >= count]
-        if beyond:
-            raise InputError(
-                f"student.layers names layer {beyond[0]}, but the teacher has {count}"
-                f" (0 to {count - 1})"
-            )
+        path = check_layers(layers, teacher.model)
         config.num_hidden_layers = len(layers)
         state = _select_layers(state, path, list(layers))
     preprocessor = teacher.preprocessor
@@ -51,6 +45,20 @@ def copy_layers(
     return LoadedModel(
         model.eval(), preprocessor, teacher.labels, teacher.source, revision_of(model, preprocessor)
     )
+
+
+def check_layers(layers: Sequence[int], teacher: nn.Module) -> str:
+    """Raise :class:`InputError` for a layer that ``teacher`` lacks; return where its layers are."""
+    if not layers:
+        return ""
+    path, count = layer_list(teacher)
+    beyond = [layer for layer in layers if layer >= count]
+    if beyond:
+        raise InputError(
+            f"student.layers names layer {beyond[0]}, but the teacher has {count}"
+            f" (0 to {count - 1})"
+        )
+    return path
 
 
 def layer_list(model: nn.Module) -> tuple[str, int]:
