@@ -98,7 +98,7 @@ def _teacher_outputs(
 ) -> Mapping[str, np.ndarray] | None:
     """The teacher's outputs on the rows, its classes in the bundle's order."""
     from edgekd.bundle import MANIFEST, Bundle
-    from edgekd.evaluate.run import predict, predict_model
+    from edgekd.evaluate.run import predict
     from edgekd.progress import track
 
     labels = bundle.manifest.labels
@@ -106,16 +106,16 @@ def _teacher_outputs(
         return _stored(signals, task, rows, labels)
     if teacher is None:
         return None
-    with track("teacher", len(rows)) as advance:
-        if (Path(teacher) / MANIFEST).is_file():
-            other = Bundle.open(teacher)
+    if (Path(teacher) / MANIFEST).is_file():
+        other = Bundle.open(teacher)
+        with track("teacher", len(rows)) as advance:
             outputs = predict(other, rows, threads=threads, progress=advance)
-            return _align(outputs, other.manifest.labels, labels, teacher)
-        from edgekd import models
+        return _align(outputs, other.manifest.labels, labels, teacher)
+    from edgekd import infer, models
 
-        loaded = models.load(teacher, task)
-        outputs = predict_model(loaded, task, rows, progress=advance)
-        return _align(outputs, loaded.labels, labels, teacher)
+    loaded = models.load(teacher, task)
+    outputs = infer.predict(loaded, rows, task.outputs, "teacher")
+    return _align(outputs, loaded.labels, labels, teacher)
 
 
 def _stored(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from edgekd.evaluate.calibration import expected_calibration_error, reliability
 from edgekd.exporter import Runtime, Session
 from edgekd.preprocess import Preprocessor, Row, TextPreprocessor
 from edgekd.tasks.base import Task
-
-if TYPE_CHECKING:
-    from edgekd.models import LoadedModel
 
 FLOAT_BATCH = 32
 _FLOATS = ("fp32", "fp16", "bf16")
@@ -90,26 +87,6 @@ def run_session(
         return session.run(encode(manifest, preprocessor, batch))
 
     return _over_batches(preprocessor, rows, batch_size, run, progress)
-
-
-def predict_model(
-    model: LoadedModel,
-    task: Task,
-    rows: Sequence[Row],
-    *,
-    batch_size: int = FLOAT_BATCH,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, np.ndarray]:
-    """:func:`predict` for a PyTorch model (:func:`edgekd.models.load`); imports torch."""
-    import torch
-
-    def run(batch: list[Row]) -> dict[str, np.ndarray]:
-        feeds = {k: torch.from_numpy(v) for k, v in model.preprocessor.encode(batch).items()}
-        with torch.inference_mode():
-            said = model.model(**feeds)
-        return {name: getattr(said, name).float().numpy() for name in task.outputs}
-
-    return _over_batches(model.preprocessor, rows, batch_size, run, progress)
 
 
 def evaluate(
