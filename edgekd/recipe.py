@@ -212,6 +212,16 @@ class Recipe(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     license: str | None = None
 
+    @model_validator(mode="after")
+    def _served_lengths(self) -> Recipe:
+        longest = max((n for target in self.targets.values() for n in target.lengths), default=0)
+        if self.data.max_length and longest > self.data.max_length:
+            raise ValueError(
+                f"targets asks for the length {longest}, data.max_length cuts at"
+                f" {self.data.max_length}"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:

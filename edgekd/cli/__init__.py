@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -73,6 +73,11 @@ def _register() -> None:
 _register()
 
 
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"edgekd: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; an :class:`EdgekdError` becomes one line and its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -86,8 +91,16 @@ def main(arguments: list[str] | None = None) -> None:
     except EdgekdError as error:
         if debug:
             raise
-        print(f"edgekd: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        package = (error.name or "").partition(".")[0]
+        _fail(f"the package '{package}' is missing; install it: pip install {package}", 4)
+    except OSError as error:  # a full disk, a folder that may not be written
+        if debug or error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}; nothing after that was written", 2)
     except KeyboardInterrupt:
         print("edgekd: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

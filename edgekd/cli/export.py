@@ -30,13 +30,14 @@ def export(
     task: Annotated[
         str | None, typer.Option(help="The task; read from the architecture by default.")
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Fix the batch size.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Fix the batch size.")] = None,
     length: Annotated[
         list[int] | None,
-        typer.Option(help="Fix the number of tokens; several give the allowed lengths."),
+        typer.Option(min=2, help="Fix the number of tokens; several give the allowed lengths."),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="The longest input served; the model's own by default.")
+        int | None,
+        typer.Option(min=2, help="The longest input served; the model's own by default."),
     ] = None,
     deployment: Annotated[
         str | None, typer.Option(help="Opset or OS version, such as iOS18.")
