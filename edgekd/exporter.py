@@ -285,6 +285,7 @@ def _staged(out: Path) -> Iterator[Path]:
 
 def _publish(stage: Path, out: Path) -> Bundle:
     """Replace ``out`` by the finished ``stage``."""
+    out = out.resolve()
     old = out.with_name(f"{out.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():

@@ -75,6 +75,8 @@ def export(
     columns = {k: v for k, v in {"text": text, "label": label}.items() if v}
     rows = reading.read_rows(data, chosen, columns) if data else []
     loaded = models.load(model, chosen, max_length=max(length) if length else max_length)
+    if rows:
+        chosen.references(rows, loaded.labels)  # a stranger among the labels is told at once
     examples = _spread(rows) or models.example_rows(chosen, loaded.preprocessor)
     program = wrap(
         loaded.model,
