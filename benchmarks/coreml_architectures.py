@@ -191,8 +191,15 @@ def classifier(
     return program
 
 
-def bare(module: nn.Module, inputs: Sequence[TensorSpec], output: TensorSpec, task: str,
-         preprocessor: Any, rows: list[Row], labels: Sequence[str] = ()) -> Program:  # fmt: skip
+def bare(
+    module: nn.Module,
+    inputs: Sequence[TensorSpec],
+    output: TensorSpec,
+    task: str,
+    preprocessor: Any,
+    rows: list[Row],
+    labels: Sequence[str] = (),
+) -> Program:
     return Program(
         module.eval(), task, tuple(inputs), (output,), tuple(labels), preprocessor, rows[:8]
     )
@@ -324,7 +331,7 @@ MODELS: dict[str, Callable[[np.random.Generator], tuple[Program, list[Row]]]] = 
             initializer_range=0.1,
         ),
         "classifier",
-    ),  # fmt: skip
+    ),
     "MobileViT": image_model(
         hf.MobileViTConfig(
             hidden_sizes=[32, 48, 64],
@@ -336,7 +343,7 @@ MODELS: dict[str, Callable[[np.random.Generator], tuple[Program, list[Row]]]] = 
         ),
         "classifier",
         64,
-    ),  # fmt: skip
+    ),
     "MobileNetV2": image_model(
         hf.MobileNetV2Config(depth_multiplier=0.35, image_size=64, num_labels=CLASSES),
         "classifier",
@@ -351,7 +358,7 @@ MODELS: dict[str, Callable[[np.random.Generator], tuple[Program, list[Row]]]] = 
             num_labels=CLASSES,
         ),
         "classifier.1",
-    ),  # fmt: skip
+    ),
     "Wav2Vec2": wav2vec2,
     "Llama-like decoder": decoder,
 }
