@@ -15,6 +15,8 @@ from edgekd.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+LOG_WIDTH = 160
+
 JsonOption = Annotated[
     str | None,
     typer.Option("--json", metavar="PATH", help="Write one JSON document; '-' is stdout."),
@@ -30,7 +32,10 @@ def emit(
     """
     from rich.console import Console
 
-    human(Console(stderr=json_path == "-", highlight=False, soft_wrap=not sys.stdout.isatty()))
+    stream = sys.stderr if json_path == "-" else sys.stdout
+    # A log has no width: tables there are never cut, and lines never wrapped.
+    width = None if stream.isatty() else LOG_WIDTH
+    human(Console(file=stream, highlight=False, width=width, soft_wrap=not stream.isatty()))
     if json_path is None:
         return
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

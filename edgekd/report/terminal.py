@@ -24,17 +24,19 @@ def show(console: Console, document: Document) -> None:
             "" if model.agreement is None else units.percent(model.agreement, 2),
         )
     console.print(models, "")
-    head = ("bundle", "size", metric, "retained (95 %)", "p50, 1 row", "speed-up", "evidence")
+    head = ("bundle", "size", metric, "retained", "95 % interval", "p50", "speed-up", "evidence")
     bundles = Table(*head, box=None, pad_edge=False)
+    bundles.columns[0].no_wrap = True
     for row in document.bundles:
-        interval = "" if row.retained_ci is None else " ({:.1%} to {:.1%})".format(*row.retained_ci)
+        interval = "" if row.retained_ci is None else "{:.1%}–{:.1%}".format(*row.retained_ci)
         bench = next((b for b in row.bench if b.latency_ms and b.latency_ms.p50), None)
         ratio = speedup(document, row, bench) if bench and row.model != "teacher" else None
         bundles.add_row(
             row.path.removeprefix("bundles/"),
             units.size(row.size_bytes),
             f"{row.metrics[metric]:.4f}" if row.metrics else row.missing,
-            "" if row.retained is None else units.percent(row.retained, 2) + interval,
+            "" if row.retained is None else units.percent(row.retained, 2),
+            interval,
             units.duration_ms(bench.latency_ms.p50) if bench and bench.latency_ms else "-",
             f"{ratio:.2f}×" if ratio else "",
             bench.evidence if bench else row.evidence,
