@@ -61,6 +61,12 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)  # name -> sha256
     schema: str = SCHEMA
     edgekd: str = __version__
+    digest: str = ""  # sha256 of all the fields above
+
+    def seal(self) -> str:
+        """What ``digest`` has to be."""
+        values = json.loads(json.dumps({**asdict(self), "digest": ""}))  # as a reader sees it
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,11 @@ class Bundle:
 
     def check_files(self) -> None:
         """Compare every file's sha256; raise :class:`InputError` naming the first that differs."""
+        if self.manifest.digest != self.manifest.seal():
+            raise InputError(
+                f"{self.path / MANIFEST} is not what was exported (its digest differs); export the"
+                " bundle again"
+            )
         for name in (*self.manifest.model_files, "golden.json", "golden.npz"):
             if not any(n == name or n.startswith(f"{name}/") for n in self.manifest.files):
                 raise InputError(
@@ -190,6 +201,7 @@ def write(
         if file.is_file() and file.name != MANIFEST
     )
     manifest = replace(manifest, files={name: sha256(folder / name) for name in names})
+    manifest = replace(manifest, digest=manifest.seal())
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
     return Bundle(folder, manifest)
 
