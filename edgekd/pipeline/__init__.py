@@ -75,12 +75,17 @@ def _report(
     strict: bool,
 ) -> Document:
     from edgekd.pipeline import document
+    from edgekd.report.card import model_card
     from edgekd.report.html import render
 
     document.analyse(context, models, labelled)
     report = document.assemble(context, models, built, scores, benches, strict=strict)
     report.write(context.run.path / "report.json")
     (context.run.path / "report.html").write_text(render(report), encoding="utf-8")
+    teacher = context.recipe.teacher.model or context.recipe.teacher.base
+    base = Path(teacher).name if teacher and Path(teacher).exists() else teacher
+    card = model_card(report, license=context.recipe.license, base_model=base)
+    (context.run.path / "student" / "README.md").write_text(card, encoding="utf-8")
     return report
 
 

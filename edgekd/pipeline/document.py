@@ -12,6 +12,8 @@ from edgekd.pipeline.context import Context
 from edgekd.pipeline.preflight import CUT_OFF
 from edgekd.pipeline.ship import Built, chosen_profiles
 from edgekd.pipeline.stage import Done
+from edgekd.profiles import Profile
+from edgekd.recipe import Budget
 from edgekd.report.document import (
     SCHEMA,
     Bench,
@@ -25,10 +27,9 @@ from edgekd.report.document import (
     Model,
     Stage,
 )
-from edgekd.report.verdict import Line, Verdict, check, verdict
+from edgekd.report.verdict import Line, check, verdict
 
 _SCORES = ("n", "metrics", "metrics_ci", "retained", "retained_ci", "agreement", "ece")
-BLIND_SPOTS = 10  # classes that the report lists
 
 
 def assemble(
@@ -51,7 +52,7 @@ def assemble(
         task=context.recipe.task,
         models=[model_row(name, done) for name, done in models.items()],
         bundles=rows,
-        verdict=_verdict(lines, strict),
+        verdict=verdict(lines, strict=strict),
         chosen=chosen,
         gain=Gain(**analysis["gain"]) if analysis["gain"] else None,
         data=Data(
@@ -113,7 +114,7 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
                 "p_value": test.p_value,
             }
         spots = blind_spots(references, decoded["student"], decoded["teacher"], labels)
-        worst = sorted(spots, key=lambda spot: -spot.inherited)[:BLIND_SPOTS]
+        worst = sorted(spots, key=lambda spot: -spot.inherited)
         calibration = []
         for name, said in outputs.items():
             chances = context.task.probabilities(said)
@@ -128,7 +129,7 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
                 )
         return {
             "gain": gain,
-            "blind_spots": [asdict(spot) for spot in worst if spot.inherited],
+            "blind_spots": [asdict(spot) for spot in worst],
             "calibration": calibration,
         }
 
@@ -180,75 +181,92 @@ def _judge(
     chosen: str | None = None
     students = [row for row in rows if row.model == "student"]
     timed = chosen_profiles(context)
-    cases: list[tuple[str, str | None]] = [(p.target, p.name) for p in timed]
+    cases: list[tuple[str, Profile | None]] = [(profile.target, profile) for profile in timed]
     covered = {target for target, _ in cases}
     cases += [(target, None) for target in context.recipe.targets if target not in covered]
     for target, profile in cases:
-        candidates = [row for row in students if row.target == target]
-        if not candidates:
-            continue
-        judged = [(row, _lines(context, row, profile, benches)) for row in candidates]
-        row, found = min(judged, key=lambda pair: _rank(pair[0], pair[1], profile))
-        lines += found
-        chosen = chosen or row.path
+        speedups = benches[profile.name].result["speedup"] if profile else {}
+        limits = _limits(context.recipe.budget, profile)
+        judged = [
+            (row, _lines(limits, row, profile, speedups.get(row.path)))
+            for row in students
+            if row.target == target
+        ]
+        if judged:
+            row, found = min(judged, key=lambda pair: _rank(pair[0], pair[1], profile))
+            lines += found
+            chosen = chosen or row.path
     return lines, chosen
 
 
-def _rank(row: BundleRow, lines: Sequence[Line], profile: str | None) -> tuple[float, ...]:
+def _limits(own: Budget, profile: Profile | None) -> dict[str, float]:
+    """The recipe's budget, and where it is silent the profile's."""
+    given = profile.budget.model_dump(exclude_none=True) if profile else {}
+    return given | own.model_dump(exclude_none=True)
+
+
+def _bench_of(row: BundleRow, profile: Profile | None) -> Bench | None:
+    return next((b for b in row.bench if profile and b.profile == profile.name), None)
+
+
+def _rank(row: BundleRow, lines: Sequence[Line], profile: Profile | None) -> tuple[float, ...]:
     """Fewest failed lines first, then fewest open ones, then the fastest, then the smallest."""
     failed = sum(line.status == "failed" for line in lines)
     open_lines = sum(line.status in ("inconclusive", "unchecked") for line in lines)
-    p50 = next((b.latency_ms.p50 for b in row.bench if b.profile == profile and b.latency_ms), None)
+    bench = _bench_of(row, profile)
+    p50 = bench.latency_ms.p50 if bench and bench.latency_ms else None
     return failed, open_lines, p50 or float("inf"), row.size_bytes
 
 
 def _lines(
-    context: Context, row: BundleRow, profile: str | None, benches: Mapping[str, Done]
+    limits: Mapping[str, float],
+    row: BundleRow,
+    profile: Profile | None,
+    speedup: Sequence[float] | None,
 ) -> list[Line]:
-    budget = context.recipe.budget
-    bench = next((b for b in row.bench if b.profile == profile), None)
-    timed = bench.evidence if bench and bench.latency_ms else None
-    ratio = benches[profile].result["speedup"].get(row.path) if profile else None
-    here = timed == "measured"
+    """One line per limit. A value that was not measured there is unchecked, with the reason."""
+    bench = _bench_of(row, profile)
+    here = bench is not None and bench.evidence == "measured"
     why = bench.missing if bench else "no profile times it"
-    latency = bench.latency_ms.p50 if bench and bench.latency_ms else None
-    values: dict[str, tuple[float | None, float | None, str | None]] = {
-        "retained": (budget.retained, row.retained, row.evidence),
-        "size": (budget.size, row.size_bytes, "measured"),
-        "latency_p50": (budget.latency, latency if here else None, timed),
-        "speedup": (budget.speedup, ratio[0] if ratio and here else None, timed),
-        "peak_memory": (budget.memory, bench.peak_memory_bytes if bench and here else None, timed),
-        "load": (budget.load, bench.load_ms if bench and here else None, timed),
+    latency = bench.latency_ms if bench else None
+    projected = (latency.low, latency.high) if latency and latency.low and latency.high else None
+    values: dict[str, tuple[str, Any, str | None]] = {
+        "retained": ("retained", row.retained, row.evidence),
+        "size": ("size", row.size_bytes, "measured"),
+        "latency": ("latency_p50", latency.p50 if latency and here else projected, None),
+        "speedup": ("speedup", speedup[0] if speedup and here else None, None),
+        "memory": ("peak_memory", bench.peak_memory_bytes if bench and here else None, None),
+        "load": ("load", bench.load_ms if bench and here else None, None),
     }
-    return [
-        check(
-            name,
-            limit,
-            value,
-            evidence=evidence,
-            profile=profile,
-            bundle=row.path,
-            reason=why if value is None else None,
+    lines = []
+    for key, limit in limits.items():
+        name, value, evidence = values[key]
+        lines.append(
+            check(
+                name,
+                limit,
+                value,
+                evidence=evidence or (bench.evidence if bench else None),
+                profile=None if evidence or profile is None else profile.name,
+                bundle=row.path,
+                reason=why if value is None else None,
+            )
         )
-        for name, (limit, value, evidence) in values.items()
-        if limit is not None
-    ]
-
-
-def _verdict(lines: Sequence[Line], strict: bool) -> Verdict:
-    return verdict(lines, strict=strict)
+    return lines
 
 
 def _settings(context: Context, models: Mapping[str, Done]) -> dict[str, Any]:
     distill = context.recipe.distill
+    weights = {name: value for name, value in distill.weights.items() if value}
     return {
+        "method": distill.method,
+        **weights,
         "temperature": distill.temperature,
-        "soft_weight": distill.soft_weight,
-        "hard_weight": distill.hard_weight,
         "learning_rate": distill.learning_rate,
         "epochs": distill.epochs,
         "batch_size": distill.batch_size,
         "steps": models["student"].result["steps"],
+        "gradient share at the first step": models["student"].result["gradient_shares"],
         "seed": context.recipe.seed,
     }
 
