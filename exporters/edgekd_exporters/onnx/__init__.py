@@ -2,10 +2,16 @@
 
 exporter.py     the contract's face; imports nothing heavy
 session.py      a loaded bundle: onnxruntime and numpy, nothing else
-lower.py        torch.export program -> ONNX graph with portable, standard operators
+lower.py        torch.export program -> ONNX graph of standard operators
 passes/         graph rewrites, one per file
-precisions.py   the ladder: which precisions exist and what each can do
-dynamic.py      int8 with activation ranges taken at run time
+precisions.py   the ladder as data: every precision and what it can do
+compress.py     applies a precision plan with one of the four below
+dynamic.py      int8, activation ranges taken at run time
+static.py       int8, activation ranges from rows (calibrate.py)
+blocks.py       4- and 8-bit weights in blocks
+half.py         fp16
+weights.py      which nodes carry weights, and the groups they belong to
+files.py        what a bundle holds; mobile.py: its .ort form
 figures.py      exact figures and lint
 cpu.py          which int8 kernels this processor has
 """

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgekd.bundle import Bundle, Manifest, TensorSpec
 from edgekd.errors import InputError, nearest
 from edgekd.exporter import Exporter, Finding, Group, Plan, Runtime, Session, Spec
+from edgekd_exporters.onnx import files
 from edgekd_exporters.onnx.precisions import PRECISIONS
 from edgekd_exporters.onnx.session import OnnxSession
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from edgekd.preprocess import Row
     from edgekd.program import Program
 
-MODEL = "model.onnx"
-_EXTERNAL = 2**31 - 2**20  # a protobuf message ends at 2 GB
+OPTIONS = {"format": ("onnx", "ort")}  # ort: for ONNX Runtime Mobile
 
 
 class OnnxExporter(Exporter):
@@ -44,6 +42,7 @@ class OnnxExporter(Exporter):
             raise InputError(
                 f"the onnx target exports in fp32, not {spec.compute}; compress the bundle to fp16"
             )
+        form = _option(spec, "format")
         model = lower.lower(program, spec)
         sizes = lower.fixed_sizes(spec)
         shapes = spec.shapes.name
@@ -51,14 +50,15 @@ class OnnxExporter(Exporter):
             task=program.task,
             target=self.name,
             precision="fp32",
-            variant=_variant("fp32", shapes),
+            variant=_variant("fp32", shapes, form),
             labels=program.labels,
             inputs=tuple(_sized(value, sizes) for value in program.inputs),
             outputs=tuple(_sized(value, sizes) for value in program.outputs),
             preprocess=program.preprocessor.describe(),
-            model_files=save(model, folder),
+            model_files=files.save(model, folder, form),
             runtime={
                 "opset": model.opset_imports[""],
+                "format": form,
                 "shapes": shapes,
                 "lengths": list(spec.shapes.lengths),
             },
@@ -69,8 +69,6 @@ class OnnxExporter(Exporter):
     def write_compressed(
         self, bundle: Bundle, plan: Plan, calibration: Sequence[Row], folder: Path
     ) -> Manifest:
-        import onnx_ir as ir
-
         from edgekd_exporters.onnx import compress
 
         if plan.default not in PRECISIONS:
@@ -82,16 +80,15 @@ class OnnxExporter(Exporter):
             raise InputError(
                 f"{bundle.path} is {bundle.manifest.precision}; compress the fp32 bundle instead"
             )
-        model = ir.load(bundle.path / bundle.manifest.model_files[0])
-        model, settings = compress.apply(model, bundle, plan, calibration)
-        files = save(model, folder)
+        model, settings = compress.apply(files.load(bundle), bundle, plan, calibration)
+        runtime = bundle.manifest.runtime
         rung = PRECISIONS[plan.default]
         return replace(
             bundle.manifest,
             precision=plan.default,
-            variant=_variant(plan.default, bundle.manifest.runtime["shapes"]),
-            model_files=files,
-            runtime={**bundle.manifest.runtime, **settings},
+            variant=_variant(plan.default, runtime["shapes"], runtime.get("format", "onnx")),
+            model_files=files.save(model, folder, runtime.get("format", "onnx")),
+            runtime={**runtime, **settings},
             provenance={**bundle.manifest.provenance, **_versions()},
             tolerance=rung.repeats,
             golden={},
@@ -99,12 +96,10 @@ class OnnxExporter(Exporter):
         )
 
     def groups(self, bundle: Bundle) -> list[Group]:
-        import onnx_ir as ir
-
         from edgekd_exporters.onnx.weights import weighted
 
         sizes: dict[str, int] = {}
-        for item in weighted(ir.load(bundle.path / bundle.manifest.model_files[0])):
+        for item in weighted(files.load(bundle)):
             sizes[item.module] = sizes.get(item.module, 0) + item.weight.nbytes
         return [Group(name, size) for name, size in sizes.items()]
 
@@ -122,24 +117,22 @@ class OnnxExporter(Exporter):
         return OnnxSession(bundle, runtime)
 
 
-def save(model: ir.Model, folder: Path) -> tuple[str, ...]:
-    """Write ``model`` into ``folder``, weights beside it above 2 GB; return the files' names."""
-    import onnx_ir as ir
-
-    size = sum(
-        value.const_value.nbytes
-        for value in model.graph.initializers.values()
-        if value.const_value is not None
-    )
-    if size < _EXTERNAL:
-        ir.save(model, folder / MODEL)
-        return (MODEL,)
-    ir.save(model, folder / MODEL, external_data=f"{MODEL}.data")
-    return (MODEL, f"{MODEL}.data")
+def _option(spec: Spec, name: str) -> str:
+    """The value of an option of ours; :class:`InputError` for one we do not have."""
+    for given, value in spec.options.items():
+        if given not in OPTIONS:
+            raise InputError(
+                f"unknown option '{given}'{nearest(given, list(OPTIONS))}; the onnx target has"
+                f" {', '.join(OPTIONS)}"
+            )
+        if value not in OPTIONS[given]:
+            raise InputError(f"option {given}={value!r} is not one of {', '.join(OPTIONS[given])}")
+    return spec.options.get(name, OPTIONS[name][0])
 
 
-def _variant(precision: str, shapes: str) -> str:
-    return precision if shapes == "dynamic" else f"{precision}-{shapes}"
+def _variant(precision: str, shapes: str, form: str) -> str:
+    parts = [precision, shapes if shapes != "dynamic" else "", form if form != "onnx" else ""]
+    return "-".join(part for part in parts if part)
 
 
 def _sized(value: TensorSpec, sizes: dict[str, int]) -> TensorSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import onnx_ir as ir
 from edgekd.bundle import Bundle
 from edgekd.exporter import Finding
 from edgekd_exporters.onnx.cpu import int8_kernels
+from edgekd_exporters.onnx.files import load, source
 from edgekd_exporters.onnx.precisions import PRECISIONS
 
 DEFAULT_LENGTH = 128  # tokens per example when a length has to be named
@@ -28,7 +28,7 @@ def inspect(bundle: Bundle, length: int | None = None) -> dict[str, Any]:
     matrix products, convolutions and attention, from the shapes of one real run), ``ops``
     (histogram), ``quantize``, ``dequantize`` and ``casts`` (node counts), ``length``.
     """
-    model = _load(bundle)
+    model = load(bundle)
     ops = Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in model.graph)
     weights = [v.const_value for v in model.graph.initializers.values() if v.const_value]
     tokens = any("sequence" in spec.shape for spec in bundle.manifest.inputs)
@@ -54,7 +54,7 @@ def macs(bundle: Bundle, length: int) -> int:
     """
     import onnxruntime
 
-    model = _load(bundle)
+    model = load(bundle)
     counted = [n for n in model.graph if n.op_type in _MATRIX | _CONVOLUTION]
     if not counted:
         return 0
@@ -108,17 +108,21 @@ def check(bundle: Bundle) -> list[Finding]:
     """Lint: the ONNX checker's verdict, operators without CPU kernels, int8 across processors."""
     import onnx
 
-    file = _file(bundle)
+    file = source(bundle)
     findings = []
     try:
         onnx.checker.check_model(str(file))
     except onnx.checker.ValidationError as error:
         reason = str(error).splitlines()[0]
         findings.append(Finding("error", f"not a valid ONNX model: {reason}", file.name))
-    for node in _load(bundle).graph:
+    for node in load(bundle).graph:
         if node.op_type == "ConvInteger":
             message = "ConvInteger has no CPU kernel for int8 weights; keep the Conv in float"
             findings.append(Finding("error", message, node.name or ""))
+    if bundle.manifest.runtime.get("format") == "ort":
+        from edgekd_exporters.onnx import mobile
+
+        findings += mobile.usability(bundle)
     compression: Mapping[str, Any] = bundle.manifest.runtime.get("compression", {})
     multiplied = PRECISIONS[bundle.manifest.precision].kind in ("dynamic", "static")
     if multiplied and compression.get("weight_bits") == 8:
@@ -146,11 +150,3 @@ def _node_macs(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> int:
         return out * each
     transposed = "transA" in node.attributes and node.attributes["transA"].as_int()
     return out * shapes[source.name][0 if transposed else -1]
-
-
-def _load(bundle: Bundle) -> ir.Model:
-    return ir.load(_file(bundle))
-
-
-def _file(bundle: Bundle) -> Path:
-    return bundle.path / bundle.manifest.model_files[0]
