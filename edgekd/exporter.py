@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgekd.program import Program, Shapes
 
 GROUP = "edgekd.exporters"
+AUTO = "auto"  # the precision that a search chooses
 # Token ids are equal; pixels may differ in their last bits between two builds of numpy.
 ENCODING_TOLERANCE = 1e-5
 _BUILTIN = {
@@ -110,6 +111,8 @@ class Exporter(ABC):
 
     name: ClassVar[str]
     default_precisions: ClassVar[tuple[str, ...]]  # what a recipe that names none gets
+    # What `auto` does not try: rungs for hardware that is not the profile's, such as a GPU's half.
+    not_automatic: ClassVar[tuple[str, ...]] = ()
     default_compute: ClassVar[Literal["fp32", "fp16"]] = "fp32"
     # Largest relative error against torch (float) or against the float bundle (compressed) with
     # which a bundle may leave; a precision that is not named must only be finite.
@@ -293,6 +296,13 @@ def _publish(stage: Path, out: Path) -> Bundle:
     stage.replace(out)
     shutil.rmtree(old, ignore_errors=True)
     return Bundle.open(out)
+
+
+def copy(bundle: Bundle, out: Path) -> Bundle:
+    """Publish a copy of ``bundle`` at ``out``, whole or not at all."""
+    with _staged(out) as stage:
+        shutil.copytree(bundle.path, stage, dirs_exist_ok=True)
+        return _publish(stage, out)
 
 
 def verify(exporter: Exporter, bundle: Bundle) -> float:

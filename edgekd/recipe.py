@@ -179,7 +179,8 @@ class Student(_Section):
 class Target(_Section):
     """One export target; unset values are the exporter's defaults."""
 
-    precisions: list[str] = []
+    precisions: list[str] = []  # "auto" is the fastest within max_drop, found on the selection
+    max_drop: Share = 0.01  # absolute, of the main metric, against the float bundle
     batch: Count | None = None
     lengths: list[Count] = []
     deployment: str | None = None

@@ -91,7 +91,7 @@ def compare(
     protocol = {
         "rounds": rounds,
         "seconds": seconds,
-        "warm_up": {"seconds": WARM_SECONDS, "count": WARM_COUNT},
+        "warm_up": {"seconds": min(WARM_SECONDS, seconds), "count": WARM_COUNT},
         "rows": len(picked),
         "batch": 1,
         "interleaved_with": sorted(opened),
@@ -164,7 +164,8 @@ def _round(runner: Runner, seconds: float) -> dict[str, Any]:
     if reply["kind"] != "native":
         return reply  # an interpreter's speed says nothing about the target
     reply |= runner.ask("first")
-    runner.ask("warm", seconds=WARM_SECONDS, count=WARM_COUNT, expected_seconds=WARM_SECONDS)
+    warm = min(WARM_SECONDS, seconds)
+    runner.ask("warm", seconds=warm, count=WARM_COUNT, expected_seconds=warm)
     limit = max(5.0, 20 * seconds)  # one pass of a slow model takes longer than a block
     return reply | runner.ask("block", seconds=seconds, limit=limit, expected_seconds=limit)
 
@@ -213,8 +214,16 @@ def _measurement(
         why = f"uncalibrated: no {profile.target} runtime here, and an interpreter is not timed"
         why += f"; {nearest}" if nearest else ""
     elif profile.where == "elsewhere" and not remote:
-        p50 = float(np.median([np.median(r.samples_ms) for r in rounds]))
-        evidence, why, projected = _elsewhere(bundle, profile, p50, exact, calibrations)
+        fastest = min(float(np.median(r.samples_ms)) for r in rounds)
+        precision, machine = bundle.manifest.precision, found[0]["environment"]
+        answer = projection.project(fastest, exact, precision, profile, machine, calibrations)
+        if isinstance(answer, Projection):
+            evidence, projected = "projected", answer
+        else:
+            p50 = float(np.median([np.median(r.samples_ms) for r in rounds]))
+            nearest = projection.nearest_published(exact, profile.target)
+            parts = [f"uncalibrated: {answer}", f"on this machine {p50:.3g} ms (measured)", nearest]
+            evidence, why = "reference", "; ".join(part for part in parts if part)
     return Measurement(
         profile=profile.name,
         evidence=evidence,
@@ -231,20 +240,3 @@ def _measurement(
         projection=projected,
         concurrency=tuple(loads),
     )
-
-
-def _elsewhere(
-    bundle: Bundle,
-    profile: Profile,
-    p50: float,
-    exact: Mapping[str, Any],
-    calibrations: Path | None,
-) -> tuple[Evidence, str | None, Projection | None]:
-    """This machine's p50 for hardware that is not here: a range, or what is known instead."""
-    precision = bundle.manifest.precision
-    found = projection.project(p50, exact, precision, profile, calibrations)
-    if isinstance(found, Projection):
-        return "projected", None, found
-    nearest = projection.nearest_published(exact, profile.target)
-    parts = [f"uncalibrated: {found}", f"on this machine {p50:.3g} ms (measured)"]
-    return "reference", "; ".join([*parts, *([nearest] if nearest else [])]), None

@@ -64,6 +64,11 @@ class Measurement:
         )
 
     @property
+    def undisturbed(self) -> float:
+        """Median of the fastest process, in ms: neighbours only ever add time."""
+        return min(float(np.median(r.samples_ms)) for r in self.rounds)
+
+    @property
     def over_memory_cap(self) -> bool | None:
         """Whether the peak is above the profile's cap; None where either is unknown."""
         if self.peak_memory_bytes is None or self.memory_cap_bytes is None:

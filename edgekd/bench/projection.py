@@ -15,7 +15,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,29 +47,22 @@ class Projection:
 
 @dataclass(frozen=True)
 class Calibration:
-    """p50 in ms of calibration models on one machine, by ``family/name``, at one precision."""
+    """Undisturbed p50 in ms of calibration models, by ``family/name``, at one precision.
+
+    ``host`` holds the same models on the machine that calibrated, measured in turn with those on
+    the device; it equals ``models`` where the two are one, and is empty for published figures.
+    """
 
     where: str  # a profile's name; "host" for the machine at hand
     threads: int
     models: Mapping[str, float]
+    host: Mapping[str, float]
     precision: str
-    environment: Mapping[str, Any]
+    environment: Mapping[str, Any]  # of the machine that calibrated
     source: str
 
-    def of(self, family: str) -> dict[str, float]:
-        prefix = f"{family}/"
-        return {k.removeprefix(prefix): v for k, v in self.models.items() if k.startswith(prefix)}
-
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "where": self.where,
-            "threads": self.threads,
-            "models": dict(self.models),
-            "precision": self.precision,
-            "environment": dict(self.environment),
-            "source": self.source,
-        }
+        return {"schema": SCHEMA, **asdict(self)}
 
 
 def default_folder() -> Path:
@@ -107,20 +100,24 @@ def family(operators: Mapping[str, int]) -> str | None:
 
 
 def project(
-    p50: float,
+    undisturbed: float,
     exact: Mapping[str, Any],
     precision: str,
     profile: Profile,
+    machine: Mapping[str, Any],
     folder: Path | None = None,
 ) -> Projection | str:
-    """The range of ``profile``'s p50 given this machine's, or why there is none."""
+    """The range of ``profile``'s p50 given this machine's, or why there is none.
+
+    ``undisturbed`` is the median of the fastest process, in ms: neighbours only ever add time.
+    ``machine`` is the environment that it was measured in.
+    """
     kind = family(exact.get("ops") or {})
     if kind is None:
         return "its operators belong to no family that is calibrated"
     folder = folder or default_folder()
-    host, device = find(folder, "host"), find(folder, profile.name)
-    published = None if device else from_table(profile.device, profile.runtime.threads, kind)
-    there = device or published
+    measured = find(folder, profile.name)
+    there = measured or from_table(profile.device, profile.runtime.threads, kind)
     if there is None:
         return (
             f"no {kind} calibration for {profile.name}; run 'edgekd calibrate --profile"
@@ -128,27 +125,30 @@ def project(
         )
     if there.precision != precision:
         return f"the {kind} calibration for {profile.name} is {there.precision}, not {precision}"
-    if host is None or host.threads != profile.runtime.threads:
+    here = measured or find(folder, "host")
+    if here is None or here.threads != profile.runtime.threads:
         return (
             "this machine has not run the calibration models itself; run 'edgekd calibrate'"
             f" (threads: {profile.runtime.threads})"
         )
-    shared = sorted(there.of(kind).keys() & host.of(kind).keys())
+    if any(here.environment.get(name) != machine.get(name) for name in ("cpu", "flags")):
+        return "it was calibrated from a machine with another CPU; run 'edgekd calibrate' here"
+    shared = sorted(name for name in there.models if name.startswith(kind) and name in here.host)
     if len(shared) < 2:
         return f"fewer than two {kind} models ran on both machines; run 'edgekd calibrate' on both"
-    logs = [math.log(there.of(kind)[m] / host.of(kind)[m]) for m in shared]
+    logs = [math.log(there.models[name] / here.host[name]) for name in shared]
     error = max(left_out(logs))
-    if device is None:
+    if measured is None:
         error = max(error, math.log(table_error(kind)[1]))
     factor = max(math.exp(error), _LEAST_FACTOR)
-    middle = p50 * math.exp(float(np.mean(logs)))
+    middle = undisturbed * math.exp(float(np.mean(logs)))
     return Projection(
         low=middle / factor,
         high=middle * factor,
         factor=factor,
         method=(
-            f"this machine's p50 x the mean ratio of {len(shared)} {kind} models; expected error"
-            f" x{factor:.2f} (leave one out)"
+            f"this machine's undisturbed p50 x the mean ratio of {len(shared)} {kind} models;"
+            f" expected error x{factor:.2f} (leave one out)"
         ),
         calibration=f"{', '.join(shared)} ({there.source})",
     )
@@ -173,7 +173,7 @@ def from_table(device: str | None, threads: int, kind: str) -> Calibration | Non
         if row["device"] == device and row["threads"] == threads:
             models = {f"{kind}/{name}": float(ms) for name, ms in row["ms"].items()}
             source = f"published, {section['runtime']}, {section['source']}"
-            return Calibration(device or "", threads, models, section["precision"], {}, source)
+            return Calibration(row["device"], threads, models, {}, section["precision"], {}, source)
     return None
 
 

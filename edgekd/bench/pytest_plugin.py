@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -31,8 +31,7 @@ class Gate(Protocol):
         tolerance: float = 0.05,
         profile: str | Path = "host",
         rows: Sequence[Row] | None = None,
-        metrics: Sequence[str] = ("p50",),
-        seed: int = 0,
+        **plan: Any,
     ) -> GateResult: ...
 
 
@@ -46,7 +45,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def edgekd_gate(request: pytest.FixtureRequest) -> Gate:
     """Gate a candidate bundle against a baseline; returns the result unless it fails the test.
 
-    ``rows`` default to the baseline's own golden rows.
+    ``rows`` default to the baseline's own golden rows; further settings are fields of
+    :class:`edgekd.bench.sequential.Plan` (``metrics=("p50", "load")``, ``seed=1``).
     """
 
     def gate(
@@ -56,8 +56,7 @@ def edgekd_gate(request: pytest.FixtureRequest) -> Gate:
         tolerance: float = 0.05,
         profile: str | Path = "host",
         rows: Sequence[Row] | None = None,
-        metrics: Sequence[str] = ("p50",),
-        seed: int = 0,
+        **plan: Any,
     ) -> GateResult:
         from edgekd import profiles
         from edgekd.bench import render
@@ -70,7 +69,7 @@ def edgekd_gate(request: pytest.FixtureRequest) -> Gate:
             Path(candidate),
             profiles.load(profile, request.path.parent),
             Bundle.open(baseline).golden()[0] if rows is None else rows,
-            Plan(tolerance=tolerance, metrics=tuple(metrics), seed=seed),
+            Plan(tolerance=tolerance, **plan),
         )
         text = render.gate_markdown(result)
         if result.verdict == "regressed":

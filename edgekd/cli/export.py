@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +22,20 @@ def export(
     target: Annotated[str, typer.Option(help="onnx, coreml or browser.")] = "onnx",
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32, int8, …; the target's float by default.", show_default=False),
+        typer.Option(
+            help="fp32, int8, …, or auto: the fastest within --max-drop. The target's float by"
+            " default.",
+            show_default=False,
+        ),
     ] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="With auto: the loss of the main metric that is allowed.")
+    ] = 0.01,
+    select: Annotated[
+        str | None,
+        typer.Option(help="With auto: labelled rows to choose on; never the test data."),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="With auto: where candidates are timed.")] = "host",
     data: Annotated[
         str | None,
         typer.Option(help="Labelled rows: the bundle is scored on them, beside the model itself."),
@@ -54,7 +67,7 @@ def export(
     from edgekd import exporter as exporters
     from edgekd import models, tasks
     from edgekd.errors import InputError, nearest
-    from edgekd.exporter import Spec
+    from edgekd.exporter import AUTO, Spec
     from edgekd.program import Shapes
     from edgekd.wrap import wrap
 
@@ -66,7 +79,11 @@ def export(
     )
     known = exporter.precisions(spec)
     wanted = precision or known[0]
-    if wanted not in known:
+    if wanted == AUTO and not select:
+        raise InputError(
+            "--precision auto needs --select: labelled rows to choose on, not the test data"
+        )
+    if wanted not in (*known, AUTO):
         raise InputError(
             f"unknown precision '{wanted}'{nearest(wanted, known)}; {target} offers"
             f" {', '.join(known)}"
@@ -74,10 +91,12 @@ def export(
     chosen = tasks.get(task or models.detect_task(model))
     columns = {k: v for k, v in {"text": text, "label": label}.items() if v}
     rows = reading.read_rows(data, chosen, columns) if data else []
+    selection = reading.read_rows(select, chosen, columns) if select else []
     loaded = models.load(model, chosen, max_length=max(length) if length else max_length)
-    if rows:
-        chosen.references(rows, loaded.labels)  # a stranger among the labels is told at once
-    examples = _spread(rows) or models.example_rows(chosen, loaded.preprocessor)
+    for labelled in (rows, selection):  # a stranger among the labels is told at once
+        chosen.references(labelled, loaded.labels)
+    samples = models.example_rows(chosen, loaded.preprocessor)
+    examples = _spread(selection or rows) or samples
     program = wrap(
         loaded.model,
         chosen,
@@ -86,12 +105,13 @@ def export(
         examples,
         {"source": Path(model).name or model, "revision": loaded.revision},
     )
-    bundle = _build(exporter, program, spec, wanted, rows or examples, out)
+    asked = Asked(wanted, max_drop, profile, selection, selection[:128] or samples)
+    bundle, search = _build(exporter, program, spec, asked, out)
     document: dict[str, Any] = {
         "schema": "edgekd.export/1",
         "bundle": str(out),
         "target": target,
-        "precision": wanted,
+        "precision": bundle.manifest.precision,
         "variant": bundle.manifest.variant,
         "size_bytes": bundle.size_bytes,
         "bundle_bytes": bundle.bundle_bytes,
@@ -99,6 +119,8 @@ def export(
         "exact": exporter.inspect(bundle),
         "findings": [vars(finding) for finding in exporter.check(bundle)],
     }
+    if search:
+        document["search"] = search
     if rows:
         document["evaluation"] = _score(loaded, chosen, bundle, rows)
     emit(document, json_path, lambda console: _show(console, document))
@@ -110,16 +132,43 @@ def _spread(rows: list[dict[str, Any]]) -> list[Any]:
     return spread(rows, EXAMPLES) if rows else []
 
 
-def _build(
-    exporter: Exporter, program: Any, spec: Spec, precision: str, rows: list[Any], out: Path
-) -> Bundle:
-    from edgekd.exporter import Plan
+@dataclass(frozen=True)
+class Asked:
+    """Which precision, and what is needed to find or to calibrate it."""
 
-    if precision == exporter.precisions(spec)[0]:
-        return exporter.lower(program, spec, out)
+    precision: str
+    max_drop: float
+    profile: str
+    selection: list[Any]
+    calibration: list[Any]  # never the test data
+
+
+def _build(
+    exporter: Exporter, program: Any, spec: Spec, asked: Asked, out: Path
+) -> tuple[Bundle, dict[str, Any] | None]:
+    from edgekd.exporter import AUTO, Plan, copy
+
+    if asked.precision == exporter.precisions(spec)[0]:
+        return exporter.lower(program, spec, out), None
     with tempfile.TemporaryDirectory(prefix="edgekd-export-") as folder:
-        base = exporter.lower(program, spec, Path(folder) / "float")
-        return exporter.compress(base, Plan(precision), rows[:128], out)
+        work = Path(folder)
+        base = exporter.lower(program, spec, work / "float")
+        if asked.precision != AUTO:
+            return exporter.compress(base, Plan(asked.precision), asked.calibration, out), None
+        from edgekd import profiles
+        from edgekd.pipeline import precision
+
+        timed = profiles.load(asked.profile, Path.cwd())
+        search = precision.Search(
+            exporter,
+            base,
+            asked.selection,
+            asked.calibration,
+            timed if timed.target == exporter.name else None,
+            work,
+        )
+        choice, best = precision.auto(search, asked.max_drop)
+        return copy(best, out), precision.as_rows(choice)
 
 
 def _score(loaded: Any, task: Any, bundle: Bundle, rows: list[dict[str, Any]]) -> dict[str, Any]:

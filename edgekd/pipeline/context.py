@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgekd.models import LoadedModel
 
 EXAMPLES = 16  # rows that prove an export and become its golden samples
+HELD_OUT = 0.1  # share of the training rows that a choice is made on
 LENGTH_STEP = 32  # a student's longest input is rounded up to this
 
 
@@ -66,8 +67,26 @@ class Context:
         return data.drop_overlap(rows, self.test, allow=self.recipe.data.allow_overlap)
 
     @property
+    def chooses(self) -> bool:
+        """Whether something is chosen by score, which needs rows that nothing is trained on."""
+        return any("auto" in target.precisions for target in self.recipe.targets.values())
+
+    @cached_property
+    def _split(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Training and selection rows: given, held out where something is chosen, or none."""
+        rows = self._train_and_overlap[0]
+        if self.recipe.data.selection:
+            chosen_on = self._named(self._read(self.recipe.data.selection))
+            return data.drop_overlap(rows, chosen_on, allow=True)[0], chosen_on
+        return data.hold_out(rows, HELD_OUT) if self.chooses else (rows, [])
+
+    @property
+    def selection(self) -> list[dict[str, Any]]:
+        return self._split[1]
+
+    @property
     def train(self) -> list[dict[str, Any]]:
-        return self._train_and_overlap[0]
+        return self._split[0]
 
     @property
     def overlap(self) -> data.Overlap:

@@ -44,6 +44,7 @@ def read(context: Context) -> Done:
             "labels": labels,
             "rows": {
                 "train": len(context.train),
+                "selection": len(context.selection),
                 "test": len(context.test),
                 "unlabelled": len(context.unlabelled),
             },
@@ -55,6 +56,7 @@ def read(context: Context) -> Done:
         "task": recipe.task,
         "data": recipe.data,
         "train": context.identity(recipe.data.train),
+        "selection": context.identity(recipe.data.selection) or context.chooses,
         "test": context.identity(recipe.data.test),
         "unlabelled": context.identity(recipe.data.unlabelled),
         "teacher": context.identity(recipe.teacher.model),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from edgekd import exporter as exporters
 from edgekd import profiles
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError, nearest
-from edgekd.exporter import Exporter, Plan, Spec
+from edgekd.exporter import AUTO, Exporter, Plan, Spec
 from edgekd.pipeline.context import Context, spread
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
@@ -43,7 +44,7 @@ def check_targets(context: Context) -> None:
         exporter = exporters.get(name)
         known = exporter.precisions(_spec(context, target, exporter))
         for precision in target.precisions:
-            if precision not in known:
+            if precision not in (*known, AUTO):
                 raise InputError(
                     f"targets.{name}.precisions: unknown precision '{precision}'"
                     f"{nearest(precision, known)}; {name} offers {', '.join(known)}"
@@ -79,7 +80,9 @@ def build(context: Context, models: Mapping[str, Done]) -> list[Built]:
         if base.precision in wanted:
             built.append(base)
         for precision in wanted:
-            if precision != base.precision:
+            if precision == AUTO:
+                built.append(_automatic(context, exporter, base, target))
+            elif precision != base.precision:
                 built.append(_compress(context, exporter, base, precision))
     return built
 
@@ -128,6 +131,35 @@ def _compress(context: Context, exporter: Exporter, base: Built, precision: str)
         f"quantize-{Path(path).name}", {"base": base.done, "plan": precision}, code, make, path
     )
     return Built("student", exporter.name, precision, path, done)
+
+
+def _automatic(context: Context, exporter: Exporter, base: Built, target: Target) -> Built:
+    """The fastest bundle within the target's max_drop, searched on the selection split."""
+    path = base.path.replace(f"-{base.precision}", f"-{AUTO}", 1)
+    profile = next((p for p in chosen_profiles(context) if p.target == exporter.name), None)
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        from edgekd.pipeline import precision
+
+        search = precision.Search(
+            exporter,
+            Bundle.open(context.run.path / base.path),
+            context.selection,
+            spread(context.train, CALIBRATION),
+            profile,
+            scratch,
+        )
+        choice, chosen = precision.auto(search, target.max_drop)
+        shutil.copytree(chosen.path, scratch / "output")
+        found = precision.as_rows(choice)
+        facts = _facts(exporter, Bundle.open(scratch / "output"))
+        return {**facts, "search": {"target": exporter.name, "max_drop": target.max_drop, **found}}
+
+    depends = {"base": base.done, "profile": profile, "max_drop": target.max_drop}
+    code = (*SCORING, "edgekd.search", "edgekd.pipeline.precision", _package(exporter))
+    done = context.run.stage(f"search-{Path(path).name}", depends, code, make, path)
+    chosen = done.result["search"]["chosen"]["precision"]
+    return Built("student", exporter.name, chosen, path, done)
 
 
 def _spec(context: Context, target: Target, exporter: Exporter) -> Spec:

@@ -25,9 +25,9 @@ class OnnxExporter(Exporter):
     """``model.onnx`` for ONNX Runtime, in float or compressed."""
 
     name = "onnx"
-    default_precisions = ("fp32", "int8")
     tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
     default_precisions = ("fp32", "int8")
+    not_automatic = ("fp16",)  # for GPU providers; slow casts on a CPU
     runtime_modules = ("onnxruntime",)
 
     def precisions(self, spec: Spec) -> tuple[str, ...]:
