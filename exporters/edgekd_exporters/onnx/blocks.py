@@ -72,8 +72,8 @@ def _linear(model: ir.Model, item: Weighted, bits: int) -> None:
         "MatMulNBits",
         [
             node.inputs[0],
-            initializer(model, f"{name}.weight_int{bits}", codes),
-            initializer(model, f"{name}.weight_scale", scale),
+            initializer(model, f"{item.name}.int{bits}", codes),
+            initializer(model, f"{item.name}.scale", scale),
         ],
         {
             "K": inputs,
@@ -98,9 +98,9 @@ def _table(model: ir.Model, item: Weighted, bits: int) -> None:
     lookup = ir.node(
         "GatherBlockQuantized",
         [
-            initializer(model, f"{name}.weight_int{bits}", np.ascontiguousarray(rows)),
+            initializer(model, f"{item.name}.int{bits}", np.ascontiguousarray(rows)),
             node.inputs[1],
-            initializer(model, f"{name}.weight_scale", scale),
+            initializer(model, f"{item.name}.scale", scale),
         ],
         {"gather_axis": 0, "quantize_axis": 1, "block_size": BLOCK, "bits": bits},
         domain=DOMAIN,

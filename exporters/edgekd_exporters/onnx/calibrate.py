@@ -23,7 +23,7 @@ Range = tuple[np.float32, np.float32]
 def ranges(
     model: ir.Model, names: Sequence[str], rows: Sequence[Mapping[str, np.ndarray]], method: Method
 ) -> dict[str, Range]:
-    """The range of each named activation over ``rows`` (encoded inputs of one example each).
+    """The range of each named float activation over ``rows`` (encoded inputs of one example each).
 
     ``minmax`` takes the extremes; ``percentile`` leaves out the rarest 0.01 % of values;
     ``entropy`` clips where 128 levels lose the least information (Migacz, "8-bit inference with
@@ -111,5 +111,5 @@ def _activations(
     fetched = [value.name for value in session.get_outputs() if value.name in names]
     for row in rows:
         values = dict(zip(fetched, session.run(fetched, dict(row)), strict=True))
-        inputs = {name: row[name] for name in row if name in names}
-        yield {**inputs, **values}
+        values |= {name: row[name] for name in row if name in names}
+        yield {name: value for name, value in values.items() if value.dtype == np.float32}

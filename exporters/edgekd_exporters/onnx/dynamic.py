@@ -66,8 +66,8 @@ def _linear(model: ir.Model, item: Weighted, bits: int, quantized: dict[int, ir.
         quantized[id(activation)] = quantize
         new.append(quantize)
     values, step, zero = quantized[id(activation)].outputs
-    weight = initializer(model, f"{name}.weight_int8", integers)
-    columns = initializer(model, f"{name}.weight_scale", scale[0])
+    weight = initializer(model, f"{item.name}.int8", integers)
+    columns = initializer(model, f"{item.name}.scale", scale[0])
     product = ir.node("MatMulInteger", [values, weight, zero], name=f"{name}Integer")
     cast = ir.node("Cast", product.outputs, {"to": ir.DataType.FLOAT}, name=f"{name}.float")
     steps = ir.node("Mul", [step, columns], name=f"{name}.scales")
@@ -83,11 +83,11 @@ def _table(model: ir.Model, item: Weighted) -> None:
     integers, scale = symmetric(item.weight, 1, 8)
     indices = node.inputs[1]
     rows = ir.node(
-        "Gather", [initializer(model, f"{name}.weight_int8", integers), indices], name=name
+        "Gather", [initializer(model, f"{item.name}.int8", integers), indices], name=name
     )
     steps = ir.node(
         "Gather",
-        [initializer(model, f"{name}.weight_scale", scale), indices],
+        [initializer(model, f"{item.name}.scale", scale), indices],
         name=f"{name}.scales",
     )
     cast = ir.node("Cast", rows.outputs, {"to": ir.DataType.FLOAT}, name=f"{name}.float")

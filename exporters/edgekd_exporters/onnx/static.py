@@ -53,13 +53,9 @@ def apply(
             if node.op_type in _BESIDE_CONVOLUTIONS
             and (node.name or "").rpartition("/")[0] not in kept
         ]
-    activations = {
-        value.name
-        for node in nodes
-        for value in (*node.inputs, *node.outputs)
-        if value is not None and value.name and value.const_value is None
-    }
+    activations = {name for node in nodes for name in _activations(node)}
     found = ranges(model, sorted(activations), rows, method)
+    nodes = [node for node in nodes if _activations(node) <= set(found)]  # no index arithmetic
     options: dict[str, Any] = {"DefaultTensorType": onnx.TensorProto.FLOAT}
     if not convolutions:
         options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
@@ -77,3 +73,8 @@ def apply(
     )
     quantizer.quantize_model()
     return ir.from_proto(quantizer.model.model), len(taken)
+
+
+def _activations(node: ir.Node) -> set[str]:
+    values = (*node.inputs, *node.outputs)
+    return {v.name for v in values if v is not None and v.name and v.const_value is None}

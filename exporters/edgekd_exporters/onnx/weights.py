@@ -30,6 +30,13 @@ class Weighted:
         return (self.node.name or "").rpartition("/")[0]
 
     @property
+    def name(self) -> str:
+        """The weight's own name: nodes that share a weight then share what is made of it."""
+        value = self.node.inputs[self.index]
+        assert value is not None and value.name
+        return value.name
+
+    @property
     def matrix(self) -> np.ndarray:
         """A linear node's weight as [inputs, outputs]."""
         transposed = self.node.op_type == "Gemm" and _flag(self.node, "transB")

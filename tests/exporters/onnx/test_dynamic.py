@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
+import onnx_ir as ir
 import pytest
+from edgekd_exporters.onnx import blocks, dynamic
 from edgekd_exporters.onnx.cpu import int8_kernels
 from edgekd_exporters.onnx.dynamic import symmetric
 from hypothesis import given
@@ -40,3 +44,16 @@ def test_seven_bits_cannot_saturate_a_pairwise_sum(a: np.ndarray, b: np.ndarray)
 def test_kernels_by_processor(machine: str, flags: set[str], kind: str, bits: int) -> None:
     found = int8_kernels(machine, frozenset(flags))
     assert (found.kind, found.weight_bits) == (kind, bits)
+
+
+@pytest.mark.parametrize("module", [dynamic, blocks], ids=["dynamic", "blocks"])
+def test_layers_that_share_a_weight_share_its_integers(module: ModuleType) -> None:
+    x = ir.val("x", ir.DataType.FLOAT, ["batch", 64])
+    array = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    weight = ir.val("w", ir.DataType.FLOAT, [64, 64], const_value=ir.tensor(array))
+    first = ir.node("MatMul", [x, weight], name="layer/MatMul")
+    second = ir.node("MatMul", [first.outputs[0], weight], name="layer/MatMul.2")
+    graph = ir.Graph([x], second.outputs, nodes=[first, second], initializers=[weight], name="g")
+    model = ir.Model(graph, ir_version=10)
+    assert module.apply(model, lambda name: name == "layer", 8) == 2
+    assert sorted(graph.initializers) == ["w", "w.int8", "w.scale"]

@@ -47,7 +47,7 @@ def apply(model: ir.Model) -> int:
             [found.query, found.key, found.value, None, None, bias],
             {"num_heads": found.heads, "scale": found.scale},
             domain=DOMAIN,
-            name=f"{(node.name or '').rpartition('/')[0]}/MultiHeadAttention",
+            name=(node.name or "").replace("Softmax", "MultiHeadAttention"),
         )
         graph.insert_before(found.result, [*new, fused])
         ir.convenience.replace_all_uses_with(found.result.outputs[0], fused.outputs[0])
