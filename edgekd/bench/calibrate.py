@@ -7,6 +7,7 @@ owns.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,13 @@ import numpy as np
 from edgekd import __version__, tasks
 from edgekd import exporter as exporters
 from edgekd.bench import environment
+from edgekd.bench.gate import Arm, measure_pair
 from edgekd.bench.measure import HERE, measure
 from edgekd.bench.projection import Calibration
+from edgekd.bench.sequential import Plan
 from edgekd.bench.transport import Transport
+from edgekd.bench.worker import write_feeds
+from edgekd.bundle import Bundle
 from edgekd.errors import InputError
 from edgekd.preprocess import ImagePreprocessor, Row, TextPreprocessor
 from edgekd.profiles import Profile
@@ -53,39 +58,52 @@ def calibrate(
             " --on adb"
         )
     exporter = exporters.get(profile.target)
-    places = [transport, HERE] if transport.remote else [transport]
-    found: list[dict[str, float]] = [{} for _ in places]
+    there: dict[str, float] = {}
+    here: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="edgekd-calibrate-") as folder:
         for name in names or MODELS:
             progress(name)
             program = _program(name)
             path = Path(folder) / name.replace("/", "-")
             bundle = exporter.lower(program, Spec(Shapes()), path)
-            # In turn, and the fastest process counts: neighbours only ever add time.
-            for _ in range(rounds):
-                for place, kept in zip(places, found, strict=True):
-                    pace = _pace(bundle.path, profile, program.rows, place, Path(folder))
-                    kept[name] = min(pace, kept.get(name, pace))
+            if transport.remote:
+                there[name], here[name] = _in_turn(bundle, program.rows, profile, transport, rounds)
+            else:
+                found = measure(bundle.path, profile, program.rows, rounds=rounds, memory=False)
+                if not found.rounds:
+                    raise InputError(f"there is no {profile.target} runtime here to calibrate")
+                there[name] = here[name] = found.undisturbed
     return Calibration(
         where=profile.name,
         threads=profile.runtime.threads,
-        models=found[0],
-        host=found[-1],
+        models=there,
+        host=here,
         precision="fp32",
         environment=environment.describe(),
         source=f"measured on {profile.name} by edgekd {__version__}",
     )
 
 
-def _pace(
-    bundle: Path, profile: Profile, rows: Sequence[Row], place: Transport, empty: Path
-) -> float:
-    measured = measure(
-        bundle, profile, rows, rounds=1, memory=False, transport=place, calibrations=empty
-    )
-    if not measured.rounds:
-        raise InputError(f"there is no {profile.target} runtime to calibrate {profile.name} with")
-    return measured.undisturbed
+def _in_turn(
+    bundle: Bundle, rows: Sequence[Row], profile: Profile, transport: Transport, rounds: int
+) -> tuple[float, float]:
+    """p50 in ms there and here, by pairs of processes that take turns as the gate's do.
+
+    The ratio is the pairs' median ratio, so that what slows this machine for a while does not
+    pass for a property of the device.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekd-calibrate-") as folder:
+        feeds = Path(folder) / "feeds.npz"
+        write_feeds(feeds, [bundle.encode([row]) for row in rows])
+        arms = {
+            "baseline": Arm(bundle, feeds, profile, HERE),
+            "candidate": Arm(bundle, feeds, profile, transport),
+        }
+        pace: list[int] = []
+        pairs = [measure_pair(arms, index, Plan(), pace) for index in range(rounds)]
+    host = min(pair.raw["baseline"]["p50"] for pair in pairs)
+    ratio = math.exp(float(np.median([pair.log_ratio["p50"] for pair in pairs])))
+    return host * ratio, host
 
 
 def _mobilenet_v2() -> Program:

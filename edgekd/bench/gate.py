@@ -34,7 +34,6 @@ from edgekd.profiles import Profile
 
 SCHEMA = "edgekd.gate/1"
 METRICS = ("p50", "first", "load", "memory")
-SLICES, SLICE_MS = 16, 25.0  # turns per pair and arm, and about how long one lasts
 WARM_SECONDS, WARM_COUNT = 0.2, 10
 # What Exporter.inspect counts and of which less is better: accidents show here first.
 _COUNTED = ("weight_bytes", "macs", "casts", "quantize", "dequantize")
@@ -265,10 +264,10 @@ def measure_pair(arms: Mapping[str, Arm], index: int, plan: Plan, pace: list[int
             found[name]["pace"] = warm["warm_ms"] / warm["warm"]
         if not pace:
             slower = max(values["pace"] for values in found.values())
-            pace.append(max(1, min(64, round(SLICE_MS / slower))))
+            pace.append(max(1, min(64, round(plan.slice_ms / slower))))
         slices: dict[str, list[float]] = {name: [] for name in arms}
         controls: dict[str, list[float]] = {name: [] for name in arms}
-        for turn in range(SLICES):
+        for turn in range(plan.slices):
             for name in order if turn % 2 == 0 else order[::-1]:
                 reply = runners[name].ask("step", count=pace[0], control=2)
                 slices[name].append(float(np.median(reply["samples_ms"])))

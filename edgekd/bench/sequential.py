@@ -45,6 +45,8 @@ class Plan:
     errors: tuple[float, ...] = (0.004, 0.011, 0.010)
     confirm: int = 8
     control_tolerance: float = 0.05
+    slices: int = 16  # turns that each process of a pair takes
+    slice_ms: float = 25.0  # about how long the slower one's turn lasts
     resamples: int = 10_000  # of the printed bootstrap interval
     seed: int = 0
 

@@ -6,6 +6,7 @@ import pytest
 
 from edgekd.bench import projection
 from edgekd.bench.calibrate import calibrate
+from edgekd.bench.environment import describe
 from edgekd.bench.measure import measure
 from edgekd.bench.projection import Calibration, Projection
 from edgekd.errors import InputError
@@ -17,8 +18,12 @@ BERT = {"ops": {"MatMul": 40, "Softmax": 4, "Add": 60}, "macs": 280e6}
 VIT = {"ops": {"Conv": 1, "MatMul": 40, "Softmax": 4}, "macs": 1e9}
 
 
-def keep(folder, where, models, precision="fp32", threads=1):
-    found = Calibration(where, threads, models, precision, {}, f"measured on {where}")
+MACHINE = {"cpu": "a CPU", "flags": ["avx2"]}
+
+
+def keep(folder, where, models, host=None, machine=MACHINE):
+    source = f"measured on {where}"
+    found = Calibration(where, 1, models, host or models, "fp32", machine, source)
     folder.mkdir(exist_ok=True)
     (folder / f"{where}.json").write_text(json.dumps(found.to_dict()))
 
@@ -53,21 +58,23 @@ def test_leave_one_out_error_of_the_published_table():
 
 def test_range_from_the_published_table(tmp_path):
     keep(tmp_path, "host", HOST)
-    found = projection.project(10.0, CNN, "fp32", load("raspberry-pi-5"), tmp_path)
+    found = projection.project(10.0, CNN, "fp32", load("raspberry-pi-5"), MACHINE, tmp_path)
     assert isinstance(found, Projection)
     middle = 10.0 * math.sqrt(16.2 / 8.0 * 89 / 50.0)
     assert found.low == pytest.approx(middle / found.factor)
     assert found.high == pytest.approx(middle * found.factor)
     assert found.factor >= projection.table_error("cnn")[1]
-    assert "mobilenet_v2, resnet50" in found.calibration and "published" in found.calibration
+    assert (
+        "cnn/mobilenet_v2, cnn/resnet50" in found.calibration and "published" in found.calibration
+    )
     assert f"x{found.factor:.2f}" in found.method
 
 
 def test_calibration_on_the_device_narrows_the_range(tmp_path):
     keep(tmp_path, "host", HOST)
-    before = projection.project(10.0, CNN, "fp32", load("raspberry-pi-5"), tmp_path)
-    keep(tmp_path, "raspberry-pi-5", {"cnn/mobilenet_v2": 16.5, "cnn/resnet50": 100.0})
-    after = projection.project(10.0, CNN, "fp32", load("raspberry-pi-5"), tmp_path)
+    before = projection.project(10.0, CNN, "fp32", load("raspberry-pi-5"), MACHINE, tmp_path)
+    keep(tmp_path, "raspberry-pi-5", {"cnn/mobilenet_v2": 16.5, "cnn/resnet50": 100.0}, HOST)
+    after = projection.project(10.0, CNN, "fp32", load("raspberry-pi-5"), MACHINE, tmp_path)
     assert after.high / after.low < before.high / before.low
 
 
@@ -84,8 +91,14 @@ def test_calibration_on_the_device_narrows_the_range(tmp_path):
 def test_no_projection_is_made_up(tmp_path, exact, precision, host, says):
     if host:
         keep(tmp_path, "host", host)
-    found = projection.project(10.0, exact, precision, load("raspberry-pi-5"), tmp_path)
+    found = projection.project(10.0, exact, precision, load("raspberry-pi-5"), MACHINE, tmp_path)
     assert isinstance(found, str) and says in found
+
+
+def test_calibration_from_another_machine_is_not_used(tmp_path):
+    keep(tmp_path, "host", HOST, machine={"cpu": "another CPU", "flags": []})
+    found = projection.project(10.0, CNN, "fp32", load("raspberry-pi-5"), MACHINE, tmp_path)
+    assert "another CPU" in found
 
 
 def test_nearest_published_model_with_its_macs():
@@ -107,14 +120,13 @@ def test_projected_row_is_a_range(tmp_path, make_bundle, rows):
         name="phone", title="phone", target="probe", where="elsewhere",
         hardware={"cpu": figure, "memory": figure},
     )  # fmt: skip
-    keep(tmp_path / "c", "host", HOST)
-    keep(tmp_path / "c", "phone", {k: 3 * v for k, v in HOST.items()})
+    keep(tmp_path / "c", "phone", {k: 3 * v for k, v in HOST.items()}, HOST, describe())
     bundle = make_bundle(ops={"Conv": 9})
     found = measure(bundle.path, phone, rows, rounds=1, seconds=0.02, calibrations=tmp_path / "c")
     row = found.to_dict()
     Bench.model_validate(row)
     assert row["evidence"] == "projected" and "p50" not in row["latency_ms"]
-    host = row["details"]["host"]["latency_ms"]["p50"]
+    host = found.undisturbed
     assert row["latency_ms"]["low"] == pytest.approx(3 * host / 1.05)
     assert row["latency_ms"]["high"] == pytest.approx(3 * host * 1.05)
 
