@@ -204,12 +204,16 @@ def from_config(
             **values,
         )
         with quiet():
-            model = getattr(transformers, task.auto_class).from_config(config)
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+            model = getattr(transformers, task.auto_class).from_config(config).eval()
+        # Some sizes that cannot be are only seen when the model runs.
+        arrays = preprocessor.encode(example_rows(task, preprocessor, 2))
+        with torch.inference_mode():
+            model(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    except (IndexError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         text = " ".join(str(error).split())[:200]
         raise InputError(f"the {kind} config cannot be built for {task.name}: {text}") from error
     return LoadedModel(
-        model.eval(),
+        model,
         preprocessor,
         tuple(labels),
         f"config:{kind}",
