@@ -94,7 +94,7 @@ def wordpiece(folder: Path) -> Any:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
-    fast = BertTokenizer(tokenizer_object=tokenizer, model_max_length=48)
+    fast = BertTokenizer(tokenizer_object=tokenizer, strip_accents=False, model_max_length=48)
     fast.save_pretrained(folder)
     return fast
 

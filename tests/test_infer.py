@@ -1,0 +1,32 @@
+"""The torch side: rows keep their order, and the teacher is asked once per content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgekd import infer, models, tasks
+from edgekd.pipeline.learn import signal_spec
+from edgekd.signals import SignalStore, keys
+
+TEXT = tasks.get("text-classification")
+ROWS = [{"text": text} for text in ("the card is not my card", "money", "how long does it", "a")]
+
+
+def test_predictions_are_in_the_rows_order(bert_dir: Path) -> None:
+    loaded = models.load(str(bert_dir), TEXT)
+    found = infer.predict(loaded, ROWS, TEXT.outputs, "test", batch=2)["logits"]
+    alone = [infer.forward(loaded, [row], TEXT.outputs)["logits"][0] for row in ROWS]
+    np.testing.assert_allclose(found, np.stack(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_the_teacher_is_asked_only_for_what_is_missing(bert_dir: Path, tmp_path: Path) -> None:
+    loaded = models.load(str(bert_dir), TEXT)
+    store = SignalStore.open(tmp_path / "store", signal_spec(loaded, TEXT, "float32"))
+    twice = [*ROWS, ROWS[0]]
+    assert infer.label_into(store, loaded, twice, TEXT.outputs, "label") == len(ROWS)
+    assert infer.label_into(store, loaded, ROWS, TEXT.outputs, "label") == 0
+    expected = infer.predict(loaded, ROWS, TEXT.outputs, "test")["logits"]
+    kept = store.get(keys(ROWS))["logits"]
+    np.testing.assert_allclose(np.asarray(kept), expected, rtol=1e-4, atol=1e-5)
