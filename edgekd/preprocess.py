@@ -148,6 +148,14 @@ class ImagePreprocessor:
     shortest_edge: int | None = None
     inputs: tuple[str, ...] = ("pixel_values",)
 
+    def __post_init__(self) -> None:
+        # numpy would broadcast three means over one channel, and make three channels of it.
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise InputError(
+                f"the preprocessing has {len(self.mean)} means and {len(self.std)} deviations for"
+                f" images of {self.channels} channels; give one of each per channel"
+            )
+
     def encode(self, rows: Sequence[Row], length: int | None = None) -> Arrays:
         shape = (len(rows), self.channels, self.height, self.width)
         pixels = np.empty(shape, np.float32)
