@@ -25,6 +25,7 @@ from edgekd.report.document import (
     Document,
     Gain,
     Model,
+    Search,
     Stage,
 )
 from edgekd.report.verdict import Line, check, verdict
@@ -54,6 +55,11 @@ def assemble(
         bundles=rows,
         verdict=verdict(lines, strict=strict),
         chosen=chosen,
+        searches=[
+            Search(bundle=b.path, **b.done.result["search"])
+            for b in built
+            if "search" in b.done.result
+        ],
         gain=Gain(**analysis["gain"]) if analysis["gain"] else None,
         data=Data(
             source=context.recipe.data.train,

@@ -129,6 +129,41 @@ class Gain(Part):
     seeds: int = 1
 
 
+class Trial(Part):
+    """One candidate that a precision search tried; figures are None where ``failure`` says why."""
+
+    precision: str
+    kept: list[str] = []  # groups left in float
+    accuracy: float | None = None  # the main metric on the selection split
+    drop: float | None = None  # against the float bundle, absolute
+    latency_ms: float | None = None
+    size_bytes: int | None = None
+    within: bool = False
+    slower: bool = False  # than the rung tried above it
+    larger: bool = False
+    failure: str | None = None
+    refused: bool = False  # made, but its outputs were too far off to keep
+
+
+class Sensitivity(Part):
+    """Damage that remains while one group is back in float: the less, the more it costs."""
+
+    precision: str
+    group: str
+    remaining: float | None = None
+
+
+class Search(Part):
+    """What ``precision: auto`` tried for one target."""
+
+    target: str
+    max_drop: float
+    bundle: str  # path of the bundle that it chose
+    chosen: Trial
+    trials: list[Trial]
+    ranking: list[Sensitivity] = []
+
+
 class Data(Part):
     """What went in, and what was taken out before."""
 
@@ -187,6 +222,7 @@ class Document(Part):
     bundles: list[BundleRow]
     verdict: Verdict
     chosen: str | None = None  # path of the bundle that the verdict is about
+    searches: list[Search] = []
     gain: Gain | None = None
     data: Data | None = None
     blind_spots: list[BlindSpot] = []
