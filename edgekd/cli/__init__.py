@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -64,8 +63,6 @@ VERBS = (
 
 def _register() -> None:
     for verb in VERBS:
-        if not (Path(__file__).parent / f"{verb}.py").is_file():
-            continue
         module = import_module(f"edgekd.cli.{verb}")
         app.command(verb)(getattr(module, verb, None) or getattr(module, f"{verb}_"))
 

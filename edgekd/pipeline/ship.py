@@ -22,7 +22,7 @@ from edgekd.profiles import Profile
 from edgekd.progress import track
 from edgekd.recipe import Target
 
-BUNDLING = ("edgekd.bundle", "edgekd.exporter", "edgekd.preprocess", "edgekd.program")
+BUNDLING = ("edgekd.bundle", "edgekd.exporter", "edgekd.preprocess", "edgekd.program", "edgekd.passes")
 SCORING = (*BUNDLING, "edgekd.evaluate", "edgekd.tasks", "edgekd.pipeline.ship")
 CALIBRATION = 128  # training rows that set activation ranges
 
