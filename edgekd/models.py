@@ -29,6 +29,10 @@ _HEADS = {
 }
 
 
+# What libraries raise for config values of the wrong type or size.
+_MISFITS = (LookupError, TypeError, ValueError, RuntimeError, ZeroDivisionError)
+
+
 @dataclass
 class LoadedModel:
     """A model in eval mode, what encodes its rows, and its labels in output order."""
@@ -56,6 +60,7 @@ class LoadedModel:
 
 def load_config(source: str, revision: str | None = None) -> Any:
     """Read a model's config; every reason why it can't be read is one clear line."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     path = Path(source).expanduser()
@@ -66,7 +71,7 @@ def load_config(source: str, revision: str | None = None) -> Any:
         raise InputError(f"{source} is not a model directory: it has no config.json")
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, *_MISFITS, StrictDataclassError) as error:
         text = " ".join(str(error).split())
         if "trust_remote_code" in text or "custom code" in text:
             raise InputError(
@@ -176,6 +181,7 @@ def from_config(
     """Build a model with fresh, seeded weights from config values that name a ``model_type``."""
     import torch
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     values = dict(settings)
     kind = values.pop("model_type", None)
@@ -209,7 +215,7 @@ def from_config(
         arrays = preprocessor.encode(example_rows(task, preprocessor, 2))
         with torch.inference_mode():
             model(**{name: torch.from_numpy(array) for name, array in arrays.items()})
-    except (IndexError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+    except (*_MISFITS, StrictDataclassError) as error:
         text = " ".join(str(error).split())[:200]
         raise InputError(f"the {kind} config cannot be built for {task.name}: {text}") from error
     return LoadedModel(
