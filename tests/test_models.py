@@ -95,6 +95,7 @@ REMOTE = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "co
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (lambda f: (f / "config.json").write_text("{"), r"config\.json cannot be used"),
         (lambda f: change(f, "config.json", model_type="foo"), "foo"),
+        (lambda f: change(f, "config.json", hidden_size="wide"), "hidden_size"),
         (lambda f: change(f, "config.json", auto_map=REMOTE), "never runs remote code"),
         (
             lambda f: change(f, "config.json", auto_map=REMOTE, model_type="foo"),
@@ -144,7 +145,7 @@ def test_sources_that_are_not_there(bert_dir: Path) -> None:
 
 
 def test_a_model_from_its_config() -> None:
-    encoder = ImagePreprocessor(8, 8, 1)
+    encoder = ImagePreprocessor(8, 8, 1, (0.5,), (0.5,))
     values = {
         "model_type": "vit",
         "hidden_size": 16,
@@ -161,7 +162,8 @@ def test_a_model_from_its_config() -> None:
     for odd, message in (
         ({"model_type": "vitt"}, "unknown model_type 'vitt'"),
         ({"model_type": "vit", "hiden_size": 3}, r"'hiden_size' \(did you mean 'hidden_size'"),
-        ({**values, "num_attention_heads": 3}, "cannot be built"),
+        ({**values, "hidden_size": "wide"}, "cannot be built"),
+        ({**values, "num_attention_heads": 32}, "cannot be built"),
         ({"model_type": "bert"}, "cannot be built for image-classification"),
     ):
         with pytest.raises(InputError, match=message):

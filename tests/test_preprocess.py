@@ -103,7 +103,9 @@ def test_images_are_resized_as_the_library_does(tmp_path: Path) -> None:
 def test_the_shorter_side_is_cut_to_the_middle() -> None:
     image = np.zeros((8, 24), np.uint8)
     image[:, 8:16] = 255
-    found = ImagePreprocessor(8, 8, 1, shortest_edge=8).encode([{"image": image}])["pixel_values"]
+    found = ImagePreprocessor(8, 8, 1, (0.0,), (1.0,), shortest_edge=8).encode([{"image": image}])[
+        "pixel_values"
+    ]
     np.testing.assert_allclose(found, 1.0)
 
 
@@ -140,3 +142,8 @@ def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"a\.png"):
         ImagePreprocessor(8, 8).encode([{"image": str(tmp_path / "a.png")}])
+
+
+def test_means_and_channels_must_match() -> None:
+    with pytest.raises(InputError, match="3 means and 3 deviations for images of 1 channels"):
+        ImagePreprocessor(8, 8, 1)
