@@ -56,7 +56,9 @@ def score(bundle: Bundle, rows: list, expected: dict[str, np.ndarray], threads: 
 
 def speed(program: Program, bundle: Bundle, arrays: dict[str, np.ndarray]) -> dict[str, float]:
     """Seconds for all inputs, one at a time: torch eager and the interpreter in fp32, 1 thread."""
-    session = get("coreml").open(bundle, Runtime(1, options={"precision": "fp32", "reference": True}))
+    session = get("coreml").open(
+        bundle, Runtime(1, options={"precision": "fp32", "reference": True})
+    )
     narrow = {name: value.astype(np.int32) for name, value in arrays.items()}
     count = len(next(iter(arrays.values())))
 

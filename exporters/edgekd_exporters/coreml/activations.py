@@ -17,7 +17,7 @@ from edgekd.errors import InputError
 from edgekd.preprocess import Row
 from edgekd_exporters.coreml.package import Package
 from edgekd_exporters.coreml.quiet import coremltools
-from edgekd_exporters.coreml.session import pixel_scale, to_pixels
+from edgekd_exporters.coreml.session import pixel_scale, threads, to_pixels
 
 QUANTIZED = ("linear", "conv")
 _LARGEST = 6e4  # coremltools keeps the ranges in fp16
@@ -42,7 +42,8 @@ def quantized(model: Any, bundle: Bundle, calibration: Sequence[Row], weights: s
         if op.op_type in QUANTIZED and op.inputs["weight"].op.name in weights
     ]
     executable = compile_function(function, half=False)
-    ranges = observe(executable, _feeds(bundle, calibration))
+    with threads(1):
+        ranges = observe(executable, _feeds(bundle, calibration))
     settings = cto.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8")
     config = cto.OptimizationConfig(op_name_configs=dict.fromkeys(chosen, settings))
     passes = []

@@ -130,7 +130,7 @@ def _rungs(bundle: Bundle, plan: Plan) -> dict[str, Rung]:
                 f" with --deployment {rung.system}"
             )
     if plan.default == "fp32":
-        raise InputError(f"{bundle.path}: fp32 is not a compression; export with --precision fp32")
+        raise InputError(f"{bundle.path}: fp32 is not a compression; export the model in fp32")
     return {name: PRECISIONS[name] for name in asked}
 
 

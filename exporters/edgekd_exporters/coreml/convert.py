@@ -132,6 +132,8 @@ def convert(program: Program, spec: Spec, layout: Layout, package: Path) -> dict
             )
         _describe(model, program, spec)
         model.save(str(package))
+    # coremltools leaves this beside the model because the graph's nodes are numbered.
+    (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
     return _locations(mil, graph, modules)
 
 

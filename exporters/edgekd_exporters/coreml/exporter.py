@@ -29,6 +29,8 @@ class CoreMLExporter(Exporter):
     """
 
     name = "coreml"
+    default_precisions = ("fp16", "int8")
+    default_compute = "fp16"
     tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
     runtime_modules = ("coremltools", "torch")
 
@@ -36,7 +38,8 @@ class CoreMLExporter(Exporter):
         from edgekd_exporters.coreml.convert import system_of
 
         names = available(system_of(spec.deployment))
-        return (spec.compute, *(name for name in names if name != spec.compute))
+        start = names.index(spec.compute)  # an fp16 bundle cannot become an fp32 one
+        return names[start:]
 
     def write_float(self, program: Program, spec: Spec, folder: Path) -> Manifest:
         from edgekd_exporters.coreml import convert, swift

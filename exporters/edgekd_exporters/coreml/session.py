@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,19 +50,11 @@ class ReferenceSession:
         self._pixels = pixel_scale(bundle.manifest)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        import torch
-
         feeds = self.model_feeds(feeds)
-        threads = torch.get_num_threads()
-        if threads != self._threads:
-            torch.set_num_threads(self._threads)
-        try:
+        with threads(self._threads):
             values = self._executable.run(feeds)
             outputs = named_outputs(self._manifest, self._package.spec.description, values)
             self._refuse_non_finite(outputs, feeds)
-        finally:
-            if threads != self._threads:
-                torch.set_num_threads(threads)
         return outputs
 
     def model_feeds(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -148,6 +141,22 @@ class NativeSession:
 
     def close(self) -> None:
         del self._model
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run torch's kernels on ``count`` threads; the setting is the process's, so put it back."""
+    import torch
+
+    before = torch.get_num_threads()
+    if before == count:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def open_session(bundle: Bundle, runtime: Runtime | None) -> ReferenceSession | NativeSession:

@@ -38,7 +38,7 @@ def gather(
     at = _wrapped(indices, x.shape[axis])
     if batch_dims == 0:
         taken = x.index_select(axis, at.reshape(-1))
-        return taken.reshape(*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
+        return taken.reshape([*x.shape[:axis], *at.shape, *x.shape[axis + 1 :]])
     batch = x.shape[:batch_dims]
     rows = zip(x.flatten(0, batch_dims - 1), at.flatten(0, batch_dims - 1), strict=True)
     parts = [gather(row, index, axis=axis - batch_dims) for row, index in rows]

@@ -66,7 +66,8 @@ def concat(values: Sequence[Tensor], *, axis: int, interleave: bool = False) -> 
     if interleave:
         stacked = torch.stack(list(values), axis + 1 if axis >= 0 else axis)
         return stacked.flatten(axis, axis + 1) if axis >= 0 else stacked.flatten(axis - 1, axis)
-    return torch.cat(list(values), axis)
+    # With flexible shapes, coremltools joins sizes that are scalars.
+    return torch.cat([value if value.ndim else value[None] for value in values], axis)
 
 
 @kernel(exact=True)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from edgekd_exporters.coreml.interpreter import compile_function
 from edgekd_exporters.coreml.interpreter.registry import KERNELS
 from edgekd_exporters.coreml.quiet import coremltools, quiet
