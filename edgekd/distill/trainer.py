@@ -25,6 +25,7 @@ from edgekd.progress import Advance, track
 from edgekd.recipe import Training
 
 CHECKPOINT_SECONDS = 5.0  # between two checkpoints, and at least fifty times what one costs
+WEIGHTS = "weights.safetensors"  # under the modules' own names
 PROJECTIONS = "objective.safetensors"  # what the losses own, beside the model in a checkpoint
 COMPLETE = "complete"  # written into a checkpoint last: without it the checkpoint is not used
 
@@ -123,6 +124,17 @@ class _DistillTrainer(Trainer):
         self.shares: dict[str, float] = {}
         # Our loss is divided by the samples of the whole step, however it is split into batches.
         self.model_accepts_loss_kwargs = True
+
+    # save_pretrained writes some families' weights under older names, and Trainer, which reads a
+    # checkpoint without translating them back, would go on with fresh layers and not say so.
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.accelerator.unwrap_model(self.model), str(folder / WEIGHTS))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        found: Any = self.model if model is None else model
+        load_model(found, str(Path(resume_from_checkpoint) / WEIGHTS))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
         return self.order
