@@ -200,6 +200,7 @@ class ImagePreprocessor:
     def save(self, folder: Path) -> list[str]:
         # transformers.js and AutoImageProcessor read this file.
         config = {
+            "do_convert_rgb": self.channels == 3,
             "do_resize": True,
             "size": {"shortest_edge": self.shortest_edge}
             if self.shortest_edge

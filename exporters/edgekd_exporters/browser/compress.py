@@ -1,0 +1,64 @@
+"""Apply a precision plan to a float graph with the ONNX target's own passes.
+
+The width of the weights comes from the rung, never from this machine's processor: a folder is
+the same wherever it is made, for it runs everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgekd.bundle import Bundle
+from edgekd.errors import InputError
+from edgekd.exporter import Plan
+from edgekd.preprocess import Row
+from edgekd_exporters.browser.precisions import PRECISIONS
+from edgekd_exporters.onnx import blocks, dynamic, half, static
+from edgekd_exporters.onnx.passes import fuse_attention, tidy
+from edgekd_exporters.onnx.weights import PlanReader, weighted
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def apply(
+    model: ir.Model, bundle: Bundle, plan: Plan, calibration: Sequence[Row]
+) -> tuple[ir.Model, dict[str, Any]]:
+    """Return ``model`` compressed by ``plan``, and what the manifest should say about it.
+
+    Raises :class:`InputError` where the plan names an unknown group, mixes precisions, needs
+    calibration rows that are not there, or applies to nothing in this graph.
+    """
+    rung = PRECISIONS[plan.default]
+    chosen = PlanReader(plan, [item.module for item in weighted(model)]).compressed
+    count = fuse_attention.apply(model) if rung.fused else 0
+    if rung.kind == "dynamic":
+        count = dynamic.apply(model, chosen, rung.bits)
+    elif rung.kind == "static":
+        assert rung.calibration is not None
+        if not calibration:
+            raise InputError(
+                f"{plan.default} sets activation ranges from calibration rows and got none;"
+                " give training rows with --calibration, or use int8"
+            )
+        rows = [bundle.encode([row]) for row in calibration]
+        count = dynamic.apply(model, chosen, rung.bits, kinds=("table",))
+        model, products = static.apply(model, chosen, rows, rung.calibration, rung.bits)
+        count += products
+    elif rung.kind == "blocks":
+        count = blocks.apply(model, chosen, rung.bits)
+    elif rung.kind == "half":
+        model, count = half.apply(model, chosen)
+    if not count:
+        raise InputError(f"{bundle.path} has nothing that {plan.default} applies to; use fp32")
+    tidy.apply(model)
+    described: dict[str, Any] = {
+        "precision": plan.default,
+        "summary": rung.summary,
+        "kept": dict(plan.overrides),
+        "nodes": count,
+    }
+    if rung.kind in ("dynamic", "static", "blocks"):
+        described["weight_bits"] = rung.bits
+    return model, {"compression": described}

@@ -1,0 +1,116 @@
+"""The folder that transformers.js loads, and the page in it.
+
+config.json                 labels, the family, and how to load it (``transformers.js_config``)
+tokenizer.json, tokenizer_config.json      or preprocessor_config.json
+onnx/model.onnx             fp32; model_quantized.onnx is q8, model_q4.onnx and model_fp16.onnx
+index.html                  a page with the model in it (``serve.py`` opens it)
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekd.bundle import Bundle
+from edgekd.errors import InputError
+from edgekd_exporters.browser import packages
+from edgekd_exporters.browser.precisions import PRECISIONS
+
+if TYPE_CHECKING:
+    from edgekd.program import Program
+
+CONFIG, PAGE = "config.json", "index.html"
+SETTINGS = "transformers.js_config"
+PAGES = Path(__file__).parent / "pages"
+# The families that transformers.js's classifiers know by name. The graph is complete in itself,
+# so another family loads under the name of the plainest one and runs as it is.
+FAMILIES: Mapping[str, frozenset[str]] = {
+    "text-classification": frozenset(
+        "bert eurobert neobert modernbert roformer electra esm convbert camembert deberta"
+        " deberta-v2 mpnet albert distilbert roberta xlm xlm-roberta bart mbart mobilebert"
+        " squeezebert".split()
+    ),
+    "image-classification": frozenset(
+        "vit ijepa pvt vit_msn fastvit mobilevit mobilevitv2 beit deit hiera convnext convnextv2"
+        " dinov2 dinov2_with_registers resnet swin segformer efficientnet mobilenet_v1"
+        " mobilenet_v2 mobilenet_v3 mobilenet_v4".split()
+    ),
+}
+_PLAINEST = {"text-classification": "bert", "image-classification": "vit"}
+# onnxruntime-web inside the transformers package is another version than the one beside it.
+NESTED = f"{packages.TRANSFORMERS}/node_modules/{packages.ORT}/dist"
+_LIBRARY = f"{packages.TRANSFORMERS}/dist/transformers.web.min.js"
+ENGINES = {
+    "wasm": (f"{NESTED}/ort.wasm.min.mjs", "ort-wasm-simd-threaded"),
+    "webgpu": (f"{NESTED}/ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify"),
+}
+
+
+def config(program: Program) -> dict[str, Any]:
+    """``config.json`` of a program in fp32.
+
+    Raises :class:`InputError` for a task that transformers.js has no pipeline for here.
+    """
+    if program.task not in FAMILIES:
+        raise InputError(
+            f"the browser target knows {', '.join(FAMILIES)}, not {program.task}; export it to onnx"
+        )
+    family = getattr(getattr(program.module, "model", None), "config", None)
+    name = getattr(family, "model_type", "")
+    known = name in FAMILIES[program.task]
+    settings: dict[str, Any] = {"task": program.task}
+    if program.task == "image-classification":
+        settings["channels"] = program.inputs[0].shape[1]
+    return {
+        "model_type": name if known else _PLAINEST[program.task],
+        "architectures": [
+            str(program.provenance.get("architecture", type(program.module).__name__))
+        ],
+        "id2label": {str(i): label for i, label in enumerate(program.labels)},
+        "label2id": {label: i for i, label in enumerate(program.labels)},
+        "problem_type": "single_label_classification",
+        SETTINGS: settings,
+    }
+
+
+def read_config(bundle: Bundle) -> dict[str, Any]:
+    """The bundle's ``config.json``; :class:`InputError` where it is absent or unreadable."""
+    file = bundle.path / CONFIG
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); export the bundle again") from error
+    return values
+
+
+def write(folder: Path, values: Mapping[str, Any], precision: str) -> None:
+    """Write ``config.json`` and the page beside the model of one precision."""
+    rung = PRECISIONS[precision]
+    settings = {**values[SETTINGS], "dtype": rung.dtype, "device": rung.device}
+    text = json.dumps({**values, SETTINGS: settings}, indent=2, ensure_ascii=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    page = (PAGES / PAGE).read_text(encoding="utf-8")
+    (folder / PAGE).write_text(page.replace("ENGINE", ENGINES[rung.device][0]), encoding="utf-8")
+
+
+def site(bundle: Bundle) -> dict[str, Path]:
+    """What a server has to show for the bundle's page to work."""
+    return {"/": bundle.path, "/runtime/": packages.installed()}
+
+
+def copy_site(bundle: Bundle, out: Path) -> None:
+    """Write the bundle and the few runtime files that its page loads into the new folder ``out``.
+
+    Any web server can show it; with the headers of ``serve.py`` it also has threads.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists already; name a new folder")
+    modules = packages.installed()
+    script, engine = ENGINES[PRECISIONS[bundle.manifest.precision].device]
+    shutil.copytree(bundle.path, out)
+    for name in (_LIBRARY, script, f"{NESTED}/{engine}.mjs", f"{NESTED}/{engine}.wasm"):
+        (out / "runtime" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(modules / name, out / "runtime" / name)

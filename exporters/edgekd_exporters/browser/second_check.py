@@ -1,0 +1,97 @@
+"""The second check: the folder in transformers.js, its own tokenizer and runtime included."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd.bundle import Bundle
+from edgekd.errors import InputError
+from edgekd.preprocess import Row
+from edgekd_exporters.browser import packages
+from edgekd_exporters.browser.chromium import Chromium, PageError
+from edgekd_exporters.browser.folder import NESTED, PAGES, SETTINGS, read_config
+from edgekd_exporters.browser.serve import Server
+from edgekd_exporters.browser.session import TIME_LIMIT
+
+CHUNK = 64  # rows per exchange with the page
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What transformers.js said: the winner of each row, and float64 scores [rows, classes].
+
+    Scores are in the order of the bundle's labels and sum to 1.
+    """
+
+    labels: tuple[str, ...]
+    scores: np.ndarray
+
+
+def transformers_js(
+    bundle: Bundle,
+    rows: Sequence[Row],
+    *,
+    threads: int = 1,
+    time_limit: float = TIME_LIMIT,
+    progress: Callable[[int], None] | None = None,
+) -> Answers:
+    """Classify raw rows with transformers.js's pipeline, one by one, as a page would.
+
+    The pinned package runs in a Chromium of its own with the onnxruntime-web that it brings.
+    ``time_limit`` is in seconds, for loading and for each 64 rows; ``progress`` is called with
+    the number of rows done since the last call. Raises what a session raises, and
+    :class:`InputError` where transformers.js cannot load the folder or take the rows.
+    """
+    if not rows:
+        raise InputError("there are no rows to classify")
+    settings = read_config(bundle)[SETTINGS]
+    name = f"transformers.js {packages.versions()[packages.TRANSFORMERS]}"
+    mounts = {"/": PAGES, "/bundle/": bundle.path, "/runtime/": packages.installed()}
+    found: list[dict[str, float]] = []
+    with Server(mounts) as server:
+        chromium = Chromium(f"{server.url}transformers.html")
+        try:
+            asked = {**settings, "threads": threads, "engine": f"/runtime/{NESTED}/"}
+            chromium.call("s => edgekd.open(s)", asked, time_limit)
+            for start in range(0, len(rows), CHUNK):
+                inputs = [_plain(row) for row in rows[start : start + CHUNK]]
+                question = [inputs, settings.get("channels") == 1]
+                answers = chromium.call("q => edgekd.classify(...q)", question, time_limit)
+                found += answers
+                if progress:
+                    progress(len(answers))
+        except PageError as error:
+            raise InputError(
+                f"{name} cannot classify with {bundle.path} ({error}); 'edgekd verify' says whether"
+                " the bundle is whole"
+            ) from error
+        finally:
+            chromium.close()
+    labels = bundle.manifest.labels
+    scores = np.array([[answer[label] for label in labels] for answer in found])
+    return Answers(tuple(labels[i] for i in scores.argmax(1)), scores)
+
+
+def _plain(row: Row) -> Any:
+    """A row as the pipeline takes it: a text, or an image's address."""
+    if row.get("text_pair") is not None:
+        raise InputError("transformers.js classifies single texts, and a row has a text_pair")
+    if "image" not in row:
+        return row["text"]
+    from PIL import Image
+
+    image = row["image"]
+    if isinstance(image, str | Path):
+        image = Image.open(image)
+    elif not isinstance(image, Image.Image):
+        image = Image.fromarray(np.asarray(image, np.uint8))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
