@@ -15,8 +15,12 @@ from typing import Any
 def run(arguments: list[str], log: str, where: str = "", count: int = 0) -> None:
     """Run ``arguments``; die by SIGKILL when ``where`` (module:name) is called the nth time."""
     sys.stdout = sys.stderr = open(log, "a")  # noqa: SIM115, PTH123 - as long as the process
+    import torch
+
     from edgekd.cli import main
     from edgekd.distill import trainer
+
+    torch.set_num_threads(1)  # models this small only wait for a second thread
 
     def often(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_save = state.global_step % 9 == 0 and not control.should_training_stop

@@ -1,0 +1,123 @@
+"""Rows, labels and lengths as every stage sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekd import recipe as recipes
+from edgekd.errors import InputError
+from edgekd.pipeline import preflight, ship
+from edgekd.pipeline.context import Context, spread
+from edgekd.pipeline.stage import Run
+
+
+@pytest.fixture
+def context_of(bert_dir: Path, intents: Any, tmp_path: Path) -> Callable[..., Context]:
+    """``context_of(data={…}, student={…})`` is the context of a recipe for the intents."""
+
+    def make(**values: Any) -> Context:
+        data = {"train": str(intents.train), "test": str(intents.test), **values.pop("data", {})}
+        teacher = values.pop("teacher", str(bert_dir))
+        whole = {"name": "x", "task": "text-classification", "teacher": teacher, "data": data}
+        recipe = recipes.validate({**whole, **values}, "here")
+        return Context(recipe, Run(tmp_path / "run"), tmp_path)
+
+    return make
+
+
+def rows_file(folder: Path, labels: list[str]) -> str:
+    lines = [f"text {i},{label}" for i, label in enumerate(labels)]
+    (folder / "rows.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    return "rows.csv"  # found beside the recipe
+
+
+def test_labels_are_the_teachers(context_of: Callable[..., Context]) -> None:
+    assert context_of().labels == ("card", "money", "größe")
+
+
+def test_labels_of_a_teacher_to_be_fitted_are_the_datas(
+    context_of: Callable[..., Context], tmp_path: Path
+) -> None:
+    train = rows_file(tmp_path, ["10", "9", "2"])
+    teacher = {"base": "x"}
+    assert context_of(teacher=teacher, data={"train": train}).labels == ("2", "9", "10")
+    assert context_of(teacher=teacher).labels == ("card", "größe", "money")
+    assert context_of(teacher=teacher, data={"labels": ["b", "a"]}).labels == ("b", "a")
+
+
+def test_numbers_mean_positions(context_of: Callable[..., Context], tmp_path: Path) -> None:
+    found = context_of(data={"test": rows_file(tmp_path, ["2", "0"])}).test
+    assert [row["label"] for row in found] == ["größe", "card"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "message"),
+    [
+        (["crad"], None, r"label 'crad', .* \(did you mean 'card'\?\)"),
+        (["7"], None, "label '7'"),
+        (["card"], ["money", "card", "größe"], "another order .* position 0 is 'money' here"),
+        (["card"], ["card"], "lists 1 classes, the teacher has 3"),
+    ],
+)
+def test_labels_that_do_not_fit(
+    context_of: Callable[..., Context],
+    tmp_path: Path,
+    labels: list[str],
+    given: list[str] | None,
+    message: str,
+) -> None:
+    context = context_of(data={"test": rows_file(tmp_path, labels), "labels": given})
+    with pytest.raises(InputError, match=message):
+        context.test  # noqa: B018 - reading it is the check
+
+
+def test_lengths_that_the_student_serves(context_of: Callable[..., Context]) -> None:
+    assert context_of().max_length == 32
+    assert context_of(data={"max_length": 20}).max_length == 20
+    assert context_of(targets={"onnx": {"lengths": [16, 40]}}).max_length == 40
+    with pytest.raises(InputError, match="length 64 is more than the 48 tokens that the teacher"):
+        context_of(targets={"onnx": {"lengths": [64]}}).max_length  # noqa: B018
+
+
+def test_identity_follows_the_bytes(context_of: Callable[..., Context], tmp_path: Path) -> None:
+    context = context_of()
+    name = rows_file(tmp_path, ["card"])
+    before = context.identity(name)
+    rows_file(tmp_path, ["money"])
+    assert context.identity(name) != before
+    assert context.identity("some/id") == "some/id "
+    assert "scikit-learn" in str(context.identity("builtin:digits/train"))
+
+
+def test_examples_reach_from_the_shortest_to_the_longest() -> None:
+    rows = [{"text": "x" * n} for n in (5, 1, 9, 3, 7)]
+    assert [len(row["text"]) for row in spread(rows, 3)] == [1, 5, 9]
+    assert len(spread(rows, 100)) == 5
+
+
+def test_texts_that_fill_the_whole_input_are_counted(
+    context_of: Callable[..., Context],
+) -> None:
+    encoder = context_of(data={"max_length": 8}).teacher.preprocessor
+    rows = [{"text": "card"}, {"text": "card " * 30}]
+    assert preflight.share_cut_off(encoder, rows) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"targets": ["onx"]}, r"unknown target 'onx' \(did you mean 'onnx'"),
+        ({"targets": {"onnx": {"precisions": ["int9"]}}}, "unknown precision 'int9'"),
+        ({"profiles": ["hots"]}, r"unknown profile 'hots' \(did you mean 'host'"),
+        ({"profiles": ["phone-ios"]}, "the recipe has no target coreml"),
+    ],
+)
+def test_targets_are_refused_before_anything_is_trained(
+    context_of: Callable[..., Context], values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        ship.check_targets(context_of(**values))
