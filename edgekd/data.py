@@ -50,7 +50,8 @@ def read_rows(
         for role, value in row.items():
             if _is_empty(value):
                 raise InputError(
-                    f"{where}, row {number}: the column '{mapping[role]}' is empty; fill or drop it"
+                    f"{where}, row {number}: the column '{mapping[role]}' is empty (or -1, no"
+                    " label); fill it, drop the row, or use another split"
                 )
         for role in ("text", "text_pair", "label"):
             if role in row:
@@ -100,10 +101,31 @@ class Overlap:
     share: float  # of the test set
 
 
+def name_labels(rows: list[dict[str, Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Name integer labels by position, where the classes have other names.
+
+    Raises :class:`InputError` for a label that is neither a name nor a position.
+    """
+    found = {row["label"] for row in rows if row.get("label") is not None}
+    if found <= set(labels):
+        return rows
+    if all(label.isdigit() and int(label) < len(labels) for label in found):
+        return [{**row, "label": labels[int(row["label"])]} for row in rows]
+    stranger = sorted(found - set(labels))[0]
+    raise InputError(
+        f"the data has the label '{stranger}', which the model does not know"
+        f"{nearest(stranger, list(labels))}; its {len(labels)} labels are"
+        f" {', '.join(labels[:6])}{', …' if len(labels) > 6 else ''}"
+    )
+
+
 def drop_overlap(
-    train: list[dict[str, Any]], test: Sequence[Row], *, allow: bool
+    train: list[dict[str, Any]], test: Sequence[Row], *, allow: bool, what: str = "training"
 ) -> tuple[list[dict[str, Any]], Overlap]:
-    """Drop from ``train`` what also stands in ``test``; above 2 % of the test set, refuse."""
+    """Drop from ``train`` what also stands in ``test``; above 2 % of the test set, refuse.
+
+    ``what`` names the rows in messages: training, selection, unlabelled.
+    """
     seen = {content_key(row) for row in test}
     keys = [content_key(row) for row in train]
     kept = [row for row, key in zip(train, keys, strict=True) if key not in seen]
@@ -112,7 +134,7 @@ def drop_overlap(
     overlap = Overlap(twins, len(train) - len(kept), twins / len(test))
     if overlap.share > OVERLAP_LIMIT and not allow:
         raise InputError(
-            f"{twins} of {len(test)} test rows ({overlap.share:.1%}) also stand in the training data;"
+            f"{twins} of {len(test)} test rows ({overlap.share:.1%}) also stand in the {what} data;"
             f" above {OVERLAP_LIMIT:.0%} no result can be trusted. Split the data again, or say"
             " 'allow_overlap: true' under data: to drop them from training and go on"
         )
@@ -221,8 +243,7 @@ def _parquet(path: Path) -> list[Mapping[str, Any]]:
     records = table.to_pylist()
     for record in records:
         for column, classes in names.items():
-            if isinstance(record.get(column), int):
-                record[column] = classes[record[column]]
+            record[column] = _class_name(record.get(column), classes)
     return records
 
 
@@ -265,9 +286,16 @@ def _hub(name: str, split: str | None, *, saved: bool = False) -> list[Mapping[s
         raise InputError(f"{name} has the splits {', '.join(data)}; say which one: {name}:SPLIT")
     classes = {k: f.names for k, f in data.features.items() if isinstance(f, datasets.ClassLabel)}
     return [
-        {k: classes[k][v] if k in classes and v is not None else v for k, v in record.items()}
+        {k: _class_name(v, classes[k]) if k in classes else v for k, v in record.items()}
         for record in data
     ]
+
+
+def _class_name(value: Any, classes: Sequence[str]) -> Any:
+    """The name of a class number; -1 is how the hub says that a split has no labels."""
+    if not isinstance(value, int):
+        return value
+    return classes[value] if value >= 0 else None
 
 
 def _builtin(source: str) -> list[Mapping[str, Any]]:
@@ -330,8 +358,26 @@ def _pixels(value: Any, where: str, number: int) -> np.ndarray:
         if isinstance(value, bytes):
             value = io.BytesIO(value)
         if isinstance(value, str | io.BytesIO):
-            image = Image.open(value)
-            value = image if image.mode in ("L", "RGB") else image.convert("RGB")
-        return np.asarray(value, np.uint8)
-    except (OSError, TypeError, ValueError) as error:
+            value = Image.open(value)
+        return _eight_bits(value)
+    except (OSError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}, row {number}: not a readable image ({error})") from error
+
+
+def _eight_bits(image: Any) -> np.ndarray:
+    """Grey [H, W] or colour [H, W, 3] in uint8, upright, whatever the file's own mode."""
+    from PIL import Image, ImageOps
+
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16") or image.mode == "I":
+            return (np.asarray(image, np.uint32) >> 8).astype(np.uint8)
+        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    array = np.asarray(image)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ValueError(f"an array of shape {array.shape} is no image")
+    if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
+        raise ValueError("pixels are whole numbers from 0 to 255")
+    return array[..., :3].astype(np.uint8) if array.ndim == 3 else array.astype(np.uint8)

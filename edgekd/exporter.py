@@ -113,6 +113,8 @@ class Exporter(ABC):
     default_precisions: ClassVar[tuple[str, ...]]  # what a recipe that names none gets
     # What `auto` does not try: rungs for hardware that is not the profile's, such as a GPU's half.
     not_automatic: ClassVar[tuple[str, ...]] = ()
+    # Bare files that :meth:`check_model` reads.
+    model_suffixes: ClassVar[tuple[str, ...]] = ()
     default_compute: ClassVar[Literal["fp32", "fp16"]] = "fp32"
     # Largest relative error against torch (float) or against the float bundle (compressed) with
     # which a bundle may leave; a precision that is not named must only be finite.
@@ -145,6 +147,10 @@ class Exporter(ABC):
     @abstractmethod
     def check(self, bundle: Bundle) -> list[Finding]:
         """Lint the bundle without running it."""
+
+    def check_model(self, path: Path) -> list[Finding]:
+        """Lint a bare model file of this target, one whose suffix is in ``model_suffixes``."""
+        raise InputError(f"{self.name} cannot check {path.name} outside of a bundle")
 
     @abstractmethod
     def open(self, bundle: Bundle, runtime: Runtime | None = None) -> Session:
@@ -233,6 +239,14 @@ def get(name: str) -> Exporter:
         )
     module, attribute = _BUILTIN[name].split(":")
     return getattr(import_module(module), attribute)()
+
+
+def for_model_file(path: Path) -> Exporter | None:
+    """The exporter that can check a bare model file such as ``X.mlpackage``, if there is one."""
+    if path.suffix != ".mlpackage" or not path.exists():
+        return None
+    exporter = get("coreml")
+    return exporter if path.suffix in exporter.model_suffixes else None
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:

@@ -88,9 +88,23 @@ def _text_preprocessor(
     return preprocessor
 
 
+# Families whose positions start after the padding index, as fairseq counted them.
+_FROM_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+
+
 def position_offset(config: Any) -> int:
     """Rows of the position table that serve no token: RoBERTa counts from its padding index."""
-    roberta_like = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
+    roberta_like = config.model_type in _FROM_PADDING
     return (config.pad_token_id or 0) + 1 if roberta_like else 0
 
 

@@ -98,6 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
         if debug or error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}; nothing after that was written", 2)
+    except Exception as error:
+        if debug:
+            raise
+        text = " ".join(str(error).split())[:200]
+        _fail(f"an error in edgekd itself ({type(error).__name__}: {text}); see it with --debug", 1)
     except KeyboardInterrupt:
         print("edgekd: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

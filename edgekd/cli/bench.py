@@ -18,7 +18,12 @@ SCHEMA = "edgekd.bench/1"
 
 def bench(
     bundles: Annotated[
-        list[Path], typer.Argument(help="Bundles, measured side by side.", show_default=False)
+        list[str],
+        typer.Argument(
+            help="Bundles, measured side by side; a model directory or id is exported to ONNX"
+            " first.",
+            show_default=False,
+        ),
     ],
     profiles: Annotated[
         list[str],
@@ -48,15 +53,35 @@ def bench(
     Exit code: 0 every budget of the profiles holds, 1 one is missed, 3 one is unchecked and
     --strict was given.
     """
+    from contextlib import ExitStack
+
+    from edgekd.cli.common import bundle_of
+
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(bundle_of(name)) for name in bundles}
+        code = _bench(opened, profiles, data, rounds, seconds, on, python, seed, strict, json_path)
+    raise typer.Exit(code)
+
+
+def _bench(
+    opened: dict[str, Bundle],
+    profiles: list[str],
+    data: Path | None,
+    rounds: int,
+    seconds: float,
+    on: str | None,
+    python: str,
+    seed: int,
+    strict: bool,
+    json_path: str | None,
+) -> int:
     from contextlib import nullcontext
 
     from edgekd import profiles as known
     from edgekd.bench import budget, render, transport
     from edgekd.bench.measure import compare
-    from edgekd.bundle import Bundle
     from edgekd.errors import InputError
 
-    opened = {str(path): Bundle.open(path) for path in bundles}
     everything = profiles == ["all"]
     chosen = [
         known.load(name, Path()) for name in (known.available(Path()) if everything else profiles)
@@ -95,7 +120,7 @@ def bench(
         "budget": [line.to_dict() for line in lines],
     }
     emit(document, json_path, lambda console: render.bench(console, found, lines, skipped))
-    raise typer.Exit(budget.exit_code(lines, strict))
+    return budget.exit_code(lines, strict)
 
 
 def rows_of(bundles: list[Bundle], data: Path | None) -> list[Row]:

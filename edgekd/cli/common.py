@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,12 +17,44 @@ from edgekd.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edgekd.bundle import Bundle
+
 LOG_WIDTH = 160
 
 JsonOption = Annotated[
     str | None,
     typer.Option("--json", metavar="PATH", help="Write one JSON document; '-' is stdout."),
 ]
+
+
+@contextmanager
+def bundle_of(source: str | Path) -> Iterator[Bundle]:
+    """A bundle; or a model's fp32 ONNX export, made for this command and removed after it.
+
+    Raises :class:`InputError` for what is neither, and where a file of a bundle was altered.
+    """
+    from edgekd.bundle import MANIFEST, Bundle
+
+    folder = Path(source)
+    is_bundle = (folder / MANIFEST).is_file()
+    if is_bundle or (folder.exists() and not (folder / "config.json").is_file()):
+        opened = Bundle.open(folder)
+        opened.check_files()
+        yield opened
+        return
+    if not folder.exists() and (folder.is_absolute() or str(source).startswith(".")):
+        raise InputError(f"{source} does not exist; name a bundle, a model directory or an id")
+    from edgekd import exporter, models, tasks
+    from edgekd.exporter import Spec
+    from edgekd.program import Shapes
+    from edgekd.wrap import wrap
+
+    task = tasks.get(models.detect_task(str(source)))
+    loaded = models.load(str(source), task)
+    rows = models.example_rows(task, loaded.preprocessor)
+    program = wrap(loaded.model, task, loaded.preprocessor, loaded.labels, rows)
+    with TemporaryDirectory(prefix="edgekd-") as work:
+        yield exporter.get("onnx").lower(program, Spec(Shapes()), Path(work) / "onnx-fp32")
 
 
 def emit(

@@ -23,7 +23,13 @@ SCHEMA = "edgekd.evaluation/1"
 
 
 def eval_(
-    bundle: Annotated[Path, typer.Argument(help="A bundle directory.", show_default=False)],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="A bundle, or a model directory or id, which is exported to ONNX first.",
+            show_default=False,
+        ),
+    ],
     data: Annotated[str, typer.Option(help="Labelled rows: a file, folder or data set.")],
     teacher: Annotated[
         str | None, typer.Option(help="What to compare with: a model directory or id, or a bundle.")
@@ -41,20 +47,33 @@ def eval_(
 
     Intervals are at 95 %, by a paired bootstrap over the rows.
     """
+    from edgekd.cli.common import bundle_of
+
+    if teacher and signals:
+        raise InputError("give --teacher or --signals, not both: they say the same thing")
+    with bundle_of(bundle) as opened:
+        document = _score(opened, str(bundle), data, teacher, signals, column, threads)
+    emit(document, json_path, lambda console: _show(console, document))
+
+
+def _score(
+    opened: Bundle,
+    name: str,
+    data: str,
+    teacher: str | None,
+    signals: Path | None,
+    column: list[str] | None,
+    threads: int,
+) -> dict[str, Any]:
     from edgekd import exporter, tasks
-    from edgekd.bundle import Bundle
-    from edgekd.data import read_rows
+    from edgekd.data import name_labels, read_rows
     from edgekd.evaluate.run import evaluate, run_session
     from edgekd.exporter import Runtime
     from edgekd.progress import track
 
-    if teacher and signals:
-        raise InputError("give --teacher or --signals, not both: they say the same thing")
-    opened = Bundle.open(bundle)
-    opened.check_files()
     manifest = opened.manifest
     task = tasks.get(manifest.task)
-    rows = read_rows(data, task, _columns(column or []))
+    rows = name_labels(read_rows(data, task, _columns(column or [])), manifest.labels)
     references = task.references(rows, manifest.labels)
     session = exporter.get(manifest.target).open(opened, Runtime(threads=threads))
     try:
@@ -64,9 +83,9 @@ def eval_(
         session.close()
     said = _teacher_outputs(opened, task, rows, teacher, signals, threads)
     scores = evaluate(task, manifest.labels, outputs, references, said)
-    document = {
+    return {
         "schema": SCHEMA,
-        "bundle": str(bundle),
+        "bundle": name,
         "task": task.name,
         "target": manifest.target,
         "precision": manifest.precision,
@@ -78,7 +97,6 @@ def eval_(
         "evidence": "measured" if session.kind == "native" else "reference",
         **scores.to_dict(),
     }
-    emit(document, json_path, lambda console: _show(console, document))
 
 
 def _columns(given: Sequence[str]) -> dict[str, str]:

@@ -57,6 +57,10 @@ def export(
     ] = None,
     text: Annotated[str | None, typer.Option(help="The data's text column.")] = None,
     label: Annotated[str | None, typer.Option(help="The data's label column.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE that only this target knows, such as format=ort; repeats."),
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Export a model, compare it with torch on real rows, and write a complete bundle.
@@ -74,8 +78,9 @@ def export(
     exporter = exporters.get(target)
     spec = Spec(
         shapes=Shapes(batch, tuple(sorted(length or ()))),
-        compute=exporter.default_compute,
+        compute="fp32" if precision == "fp32" else exporter.default_compute,
         deployment=deployment,
+        options=_options(option or []),
     )
     known = exporter.precisions(spec)
     wanted = precision or known[0]
@@ -93,8 +98,9 @@ def export(
     rows = reading.read_rows(data, chosen, columns) if data else []
     selection = reading.read_rows(select, chosen, columns) if select else []
     loaded = models.load(model, chosen, max_length=max(length) if length else max_length)
-    for labelled in (rows, selection):  # a stranger among the labels is told at once
-        chosen.references(labelled, loaded.labels)
+    # A stranger among the labels is told at once.
+    rows = reading.name_labels(rows, loaded.labels)
+    selection = reading.name_labels(selection, loaded.labels)
     samples = models.example_rows(chosen, loaded.preprocessor)
     examples = _spread(selection or rows) or samples
     program = wrap(
@@ -124,6 +130,19 @@ def export(
     if rows:
         document["evaluation"] = _score(loaded, chosen, bundle, rows)
     emit(document, json_path, lambda console: _show(console, document))
+
+
+def _options(given: list[str]) -> dict[str, Any]:
+    """``format=ort`` and ``range=true`` as values."""
+    from edgekd.errors import InputError
+
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--option {text}: write NAME=VALUE")
+        found[name] = {"true": True, "false": False}.get(value.lower(), value)
+    return found
 
 
 def _spread(rows: list[dict[str, Any]]) -> list[Any]:

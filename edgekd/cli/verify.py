@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgekd.cli.common import JsonOption, emit
 
+if TYPE_CHECKING:
+    from edgekd.bundle import Bundle
+    from edgekd.exporter import Exporter, Finding
+
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="A bundle, a bare model file (.mlpackage), or a model directory or id, which is"
+            " exported to ONNX first.",
+            show_default=False,
+        ),
+    ],
     json_path: JsonOption = None,
 ) -> None:
     """Check a bundle's files, lint its model, and run it on its own golden samples.
@@ -20,34 +31,66 @@ def verify(
     altered.
     """
     from edgekd import exporter as exporters
-    from edgekd.bundle import Bundle
+    from edgekd.cli.common import bundle_of
     from edgekd.errors import VerificationError
 
-    opened = Bundle.open(bundle)
+    path = Path(bundle)
+    bare = exporters.for_model_file(path)
+    if bare is not None:
+        document = _bare(path, bare)
+    else:
+        with bundle_of(bundle) as opened:
+            document = _whole(bundle, opened)
+    emit(document, json_path, lambda console: _show(console, document))
+    if document["status"] == "failed":
+        raise typer.Exit(VerificationError.exit_code)
+
+
+def _whole(name: str, opened: Bundle) -> dict[str, Any]:
+    """Files, graph and golden samples of a bundle."""
+    from edgekd import exporter as exporters
+    from edgekd.errors import VerificationError
+
     exporter = exporters.get(opened.manifest.target)
-    opened.check_files()
     findings = exporter.check(opened)
-    errors = [finding for finding in findings if finding.level == "error"]
     try:
         error: float | None = exporters.verify(exporter, opened)
         failure = ""
     except VerificationError as wrong:
         error, failure = None, str(wrong)
-    document: dict[str, Any] = {
+    return {
         "schema": "edgekd.verify/1",
-        "bundle": str(bundle),
+        "bundle": name,
         "target": opened.manifest.target,
         "precision": opened.manifest.precision,
         "files": len(opened.manifest.files),
-        "status": "failed" if errors or failure else "passed",
         "relative_error": error,
         "tolerance": opened.manifest.tolerance,
+        **_outcome(findings, failure),
+    }
+
+
+def _bare(path: Path, exporter: Exporter) -> dict[str, Any]:
+    """The graph of a model file that came without a bundle."""
+    return {
+        "schema": "edgekd.verify/1",
+        "bundle": str(path),
+        "target": exporter.name,
+        "precision": None,
+        "files": 0,
+        "relative_error": None,
+        "tolerance": None,
+        **_outcome(exporter.check_model(path), ""),
+    }
+
+
+def _outcome(findings: list[Finding], failure: str) -> dict[str, Any]:
+    errors = [finding for finding in findings if finding.level == "error"]
+    return {
+        "status": "failed" if errors or failure else "passed",
         "failure": failure or None,
         "findings": [vars(finding) for finding in findings],
     }
-    emit(document, json_path, lambda console: _show(console, document))
-    if document["status"] == "failed":
-        raise typer.Exit(VerificationError.exit_code)
 
 
 def _show(console: Any, document: dict[str, Any]) -> None:
@@ -56,6 +99,8 @@ def _show(console: Any, document: dict[str, Any]) -> None:
         console.print(f"{finding['level']}: {finding['message']}{where}")
     if document["failure"]:
         console.print(document["failure"])
+    elif document["status"] == "passed" and not document["files"]:
+        console.print(f"{document['bundle']}: the graph is sound; it came without golden samples")
     elif document["status"] == "passed":
         console.print(
             f"{document['bundle']}: {document['files']} files whole, golden outputs within"

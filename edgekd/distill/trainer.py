@@ -8,6 +8,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,16 +50,22 @@ def train(
     seed: int,
     folder: Path,
     what: str,
+    steps: int | None = None,
 ) -> Outcome:
     """Train ``model`` in place; checkpoints live in ``folder`` until the caller removes it.
 
-    What the objective owns (projections) is trained beside the model and dropped. Raises :class:`InputError` where the loss stops being finite.
+    ``steps`` replaces what epochs make of the rows, so that a control takes as many steps as its
+    student. What the objective owns (projections) is trained beside the model and dropped. The
+    model comes back on the CPU, wherever it was trained. Raises :class:`InputError` where the loss
+    stops being finite.
     """
     torch.manual_seed(seed)
+    steps = steps or step_count(len(examples), settings)
+    _forget_unfinished(folder)
     order = SeededOrder(len(examples), settings.batch_size, seed, examples.lengths)
     arguments = TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=settings.epochs,
+        max_steps=steps,
         per_device_train_batch_size=settings.batch_size // settings.gradient_accumulation or 1,
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
@@ -70,15 +77,15 @@ def train(
         seed=seed,
         data_seed=seed,
         save_strategy="no",
-        save_total_limit=2,
         logging_strategy="no",
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    if arguments.n_gpu > 1:  # one device, or the batch would be another
+        arguments._n_gpu = 1
     started = time.monotonic()
-    steps = -(-len(examples) // settings.batch_size) * settings.epochs
     objective = transfer.objective
     with track(f"train {what}", steps, unit="steps") as advance, transfer.student.on(model) as read:
         trainer = _DistillTrainer(
@@ -90,11 +97,12 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.transfer, trainer.order, trainer.read = transfer, order, read
+        objective.to(arguments.device)
         checkpoint = last_checkpoint(folder)
         if checkpoint and list(objective.parameters()):
             load_model(objective, str(Path(checkpoint) / PROJECTIONS))
         result = trainer.train(resume_from_checkpoint=checkpoint)
-    model.eval()
+    model.to("cpu").eval()
     return Outcome(
         steps=result.global_step,
         seconds=round(time.monotonic() - started, 2),
@@ -103,6 +111,18 @@ def train(
         ],
         shares=trainer.shares,
     )
+
+
+def step_count(rows: int, settings: Training) -> int:
+    """Optimizer steps of a training: the last, smaller batch of an epoch counts as one."""
+    return -(-rows // settings.batch_size) * settings.epochs
+
+
+def _forget_unfinished(folder: Path) -> None:
+    """Remove checkpoints that a kill cut off, so that no later run mistakes one for whole."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / COMPLETE).is_file():
+            shutil.rmtree(checkpoint)
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -202,6 +222,10 @@ class _Checkpoints(TrainerCallback):
         if list(self.objective.parameters()):
             save_model(self.objective, str(folder / PROJECTIONS))
         (folder / COMPLETE).touch()
+        for older in Path(args.output_dir).glob("checkpoint-*"):
+            if older != folder:  # the mark goes first: half removed is not whole
+                (older / COMPLETE).unlink(missing_ok=True)
+                shutil.rmtree(older)
         self.last = time.monotonic()
         self.cost = self.last - self.asked
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekd import data, tasks
-from edgekd.errors import InputError, nearest
+from edgekd.errors import InputError
 from edgekd.pipeline.stage import Run, content
 from edgekd.preprocess import Row
 from edgekd.recipe import Recipe
@@ -77,6 +77,9 @@ class Context:
         rows = self._train_and_overlap[0]
         if self.recipe.data.selection:
             chosen_on = self._named(self._read(self.recipe.data.selection))
+            # Choosing on test rows would make the test data choose.
+            allow = self.recipe.data.allow_overlap
+            chosen_on = data.drop_overlap(chosen_on, self.test, allow=allow, what="selection")[0]
             return data.drop_overlap(rows, chosen_on, allow=True)[0], chosen_on
         return data.hold_out(rows, HELD_OUT) if self.chooses else (rows, [])
 
@@ -99,7 +102,9 @@ class Context:
         if source is None:
             return []
         rows = self._read(source, labelled=False)
-        return data.drop_overlap(rows, self.test, allow=self.recipe.data.allow_overlap)[0]
+        allow = self.recipe.data.allow_overlap
+        rows = data.drop_overlap(rows, self.test, allow=allow, what="unlabelled")[0]
+        return data.drop_overlap(rows, self.selection, allow=True)[0] if self.selection else rows
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -109,7 +114,11 @@ class Context:
 
             source = self.locate(self.recipe.teacher.model)
             config = models.load_config(source, self.recipe.teacher.revision)
-            return tuple(str(config.id2label[i]) for i in range(config.num_labels))
+            names = tuple(str(config.id2label[i]) for i in range(config.num_labels))
+            given = self.recipe.data.labels
+            # A model that was saved without names calls its classes LABEL_0, LABEL_1, …
+            unnamed = all(name == f"LABEL_{i}" for i, name in enumerate(names))
+            return tuple(given) if given and unnamed and len(given) == len(names) else names
         if self.recipe.data.labels:
             return tuple(self.recipe.data.labels)
         found = {row["label"] for row in self._read(self.recipe.data.train)}
@@ -121,18 +130,7 @@ class Context:
         given = self.recipe.data.labels
         if given and self.recipe.teacher.model is not None:
             _same_order(given, self.labels)
-        found = {row["label"] for row in rows}
-        known = set(self.labels)
-        if found <= known:
-            return rows
-        if all(label.isdigit() and int(label) < len(self.labels) for label in found):
-            return [{**row, "label": self.labels[int(row["label"])]} for row in rows]
-        stranger = sorted(found - known)[0]
-        raise InputError(
-            f"the data has the label '{stranger}', which the teacher does not know"
-            f"{nearest(stranger, list(self.labels))}; its {len(known)} labels are"
-            f" {', '.join(self.labels[:6])}, …"
-        )
+        return data.name_labels(rows, self.labels)
 
     @cached_property
     def max_length(self) -> int | None:
@@ -167,7 +165,8 @@ class Context:
         where = self.locate(source) if source else str(self.run.path / "teacher")
         revision = self.recipe.teacher.revision if source else None
         length = self.recipe.data.max_length
-        return models.load(where, self.task, revision=revision, max_length=length)
+        loaded = models.load(where, self.task, revision=revision, max_length=length)
+        return replace(loaded, labels=self.labels)
 
     def model(self, name: str) -> LoadedModel:
         """A model that this run trained: ``student`` or ``student-no-kd``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def assemble(
         ],
         gain=Gain(**analysis["gain"]) if analysis["gain"] else None,
         data=Data(
-            source=context.recipe.data.train,
+            source=_source_name(context.recipe.data.train),
             rows={k: v for k, v in rows_read["rows"].items() if v},
             classes=len(rows_read["labels"]),
             dropped_overlaps=rows_read["overlap"]["dropped"],
@@ -216,9 +217,14 @@ def _bench_of(row: BundleRow, profile: Profile | None) -> Bench | None:
 
 
 def _rank(row: BundleRow, lines: Sequence[Line], profile: Profile | None) -> tuple[float, ...]:
-    """Fewest failed lines first, then fewest open ones, then the fastest, then the smallest."""
-    failed = sum(line.status == "failed" for line in lines)
-    open_lines = sum(line.status in ("inconclusive", "unchecked") for line in lines)
+    """Fewest failed lines first, then fewest open ones, then the fastest, then the smallest.
+
+    What is retained does not count: the test data reports and never chooses. Who wants the
+    accuracy to decide asks for ``auto``, which has rows of its own to choose on.
+    """
+    fits = [line for line in lines if line.name != "retained"]
+    failed = sum(line.status == "failed" for line in fits)
+    open_lines = sum(line.status in ("inconclusive", "unchecked") for line in fits)
     bench = _bench_of(row, profile)
     p50 = bench.latency_ms.p50 if bench and bench.latency_ms else None
     return failed, open_lines, p50 or float("inf"), row.size_bytes
@@ -259,6 +265,11 @@ def _lines(
             )
         )
     return lines
+
+
+def _source_name(source: str) -> str:
+    """A data set in a report: its id, or folder and file without the way there."""
+    return "/".join(Path(source).parts[-2:]) if Path(source).suffix else source.strip("/")
 
 
 def _settings(context: Context, models: Mapping[str, Done]) -> dict[str, Any]:

@@ -16,17 +16,26 @@ from edgekd.pipeline import preflight
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done, fingerprint
 from edgekd.preprocess import Row
+from edgekd.recipe import Training
 from edgekd.tasks import Task
 
 if TYPE_CHECKING:
     from edgekd.distill.examples import Signals
     from edgekd.distill.transfer import Taps, Transfer
     from edgekd.models import LoadedModel
-    from edgekd.recipe import Distill, Student, Training
+    from edgekd.recipe import Distill, Student
     from edgekd.signals.store import SignalSpec, SignalStore
 
 READING = ("edgekd.data", "edgekd.preprocess", "edgekd.tasks", "edgekd.pipeline.context")
-MODELS = (*READING, "edgekd.models", "edgekd.processors", "edgekd.infer", "edgekd.pipeline.learn")
+MODELS = (
+    *READING,
+    "edgekd.models",
+    "edgekd.processors",
+    "edgekd.infer",
+    "edgekd.evaluate",
+    "edgekd.pipeline.learn",
+    "edgekd.pipeline.preflight",
+)
 TRAINING = (*MODELS, "edgekd.distill", "edgekd.signals")
 
 
@@ -54,7 +63,8 @@ def read(context: Context) -> Done:
 
     depends = {
         "task": recipe.task,
-        "data": recipe.data,
+        # What the sources say, not where they lie: a moved folder changes nothing.
+        "data": recipe.data.model_dump(exclude={"train", "test", "selection", "unlabelled"}),
         "train": context.identity(recipe.data.train),
         "selection": context.identity(recipe.data.selection) or context.chooses,
         "test": context.identity(recipe.data.test),
@@ -71,10 +81,13 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
         return None
 
     def make(scratch: Path) -> Mapping[str, Any]:
+        import torch
+
         from edgekd import models
         from edgekd.distill.student import check_layers
 
         labels = rows.result["labels"]
+        torch.manual_seed(context.recipe.seed)  # a base model gets a fresh head
         if spec.base is not None:
             where, length = context.locate(spec.base), context.recipe.data.max_length
             teacher = models.load(
@@ -91,7 +104,7 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
 
     depends = {
         "rows": rows,
-        "teacher": spec,
+        "teacher": spec.model_dump(exclude={"base"}),
         "base": context.identity(spec.base),
         "seed": context.recipe.seed,
     }
@@ -115,16 +128,14 @@ def label(context: Context, rows: Done, fitted: Done | None) -> Done:
         _label(context, "test", context.test, "float32")
         said = teacher_outputs(context)
         references = context.task.references(context.test, labels)
-        preflight.teacher_knows(
-            context.task, said, references, labels, recipe.teacher.model or "the fitted teacher"
-        )
+        preflight.teacher_knows(context.task, said, references, labels, recipe.teacher.model)
         learned_from = [*context.train, *context.unlabelled]
         _label(context, "train", learned_from, "float16")
         return {
             "params": teacher.parameters,
             "revision": teacher.revision,
-            "size_bytes": _weight_bytes(teacher.source),
-            "source": recipe.teacher.model or recipe.teacher.base or "a config, fitted here",
+            "size_bytes": _weight_bytes(teacher.source) or _memory_bytes(teacher),
+            "source": _named(recipe.teacher.model or recipe.teacher.base),
             "evaluation": evaluate(context.task, labels, said, references).to_dict(),
             "cut": preflight.share_cut_off(teacher.preprocessor, learned_from),
         }
@@ -151,8 +162,11 @@ def _student(context: Context, labelled: Done, name: str) -> Done:
     recipe = context.recipe
 
     def make(scratch: Path) -> Mapping[str, Any]:
+        import torch
+
         from edgekd.distill.student import build
 
+        torch.manual_seed(recipe.seed)  # student and control start from the same weights
         spec = recipe.student
         if spec.model is not None:
             spec = spec.model_copy(update={"model": context.locate(spec.model)})
@@ -162,11 +176,14 @@ def _student(context: Context, labelled: Done, name: str) -> Done:
         result = _train(context, fresh, recipe.distill, scratch, name)
         return {**result, "source": _describe(recipe.student, context.teacher)}
 
+    # The control does not depend on how the teacher is listened to.
+    fields = type(recipe.distill).model_fields if name == "student" else Training.model_fields
+    values = set(fields) - {"control"}
     depends = {
         "labelled": labelled,
-        "student": recipe.student,
+        "student": recipe.student.model_dump(exclude={"model"}),
         "model": context.identity(recipe.student.model),
-        "distill": recipe.distill.model_dump(exclude={"control"}),
+        "distill": recipe.distill.model_dump(include=values),
         "lengths": context.longest_target,
         "seed": recipe.seed,
     }
@@ -198,6 +215,7 @@ def _train(
         seed=context.recipe.seed,
         folder=scratch / "training",
         what=name,
+        steps=None if name == "teacher" else _student_steps(context),
     )
     model.save(scratch / "output")
     outputs = predict(model, context.test, context.task.outputs, f"test {name}")
@@ -262,6 +280,13 @@ def teacher_outputs(context: Context) -> Mapping[str, np.ndarray]:
     return {name: np.asarray(values) for name, values in said.items()}
 
 
+def _student_steps(context: Context) -> int:
+    """Steps of student and control alike: unlabelled rows must not give the student more."""
+    from edgekd.distill.trainer import step_count
+
+    return step_count(len(context.train) + len(context.unlabelled), context.recipe.distill)
+
+
 def _plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
     """The objective, refused here where it cannot work: nothing has been trained yet."""
     from edgekd.distill import transfer
@@ -321,6 +346,17 @@ def _keys(rows: Sequence[Row]) -> np.ndarray:
     return keys(rows)
 
 
+def _named(source: str | None) -> str:
+    """A model in a report: its id, or the last name of its folder and never the path."""
+    if source is None:
+        return "a config, fitted here"
+    return Path(source).name if Path(source).expanduser().exists() else source
+
+
+def _memory_bytes(model: LoadedModel) -> int:
+    return sum(p.numel() * p.element_size() for p in model.model.parameters())
+
+
 def _weight_bytes(source: str) -> int:
     files = Path(source).glob("*.safetensors") if Path(source).is_dir() else ()
     return sum(file.stat().st_size for file in files)
@@ -329,7 +365,11 @@ def _weight_bytes(source: str) -> int:
 def _describe(spec: Student, teacher: LoadedModel) -> str:
     """The student's origin in a few words, for the report."""
     if spec.model or spec.config:
-        return spec.model or f"a {(spec.config or {}).get('model_type')} from its config"
+        return (
+            _named(spec.model)
+            if spec.model
+            else f"a {(spec.config or {}).get('model_type')} from its config"
+        )
     total = getattr(teacher.model.config, "num_hidden_layers", "?")
     layers = "all" if spec.layers is None else ", ".join(map(str, spec.layers))
     trimmed = ", vocabulary trimmed" if spec.vocabulary == "trim" else ""

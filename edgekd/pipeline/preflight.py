@@ -22,7 +22,7 @@ def teacher_knows(
     outputs: Mapping[str, Any],
     references: Sequence[int],
     labels: Sequence[str],
-    source: str,
+    source: str | None,
 ) -> None:
     """Raise :class:`InputError` for a teacher near chance or with labels in another order."""
     decoded = task.decode(outputs, labels)
@@ -33,14 +33,19 @@ def teacher_knows(
         first, second = swapped
         raise InputError(
             f"the labels are in another order than the teacher's: what the data calls"
-            f" '{labels[first]}', {source} mostly calls '{labels[second]}' and the other way round"
+            f" '{labels[first]}', {source or 'it'} mostly calls '{labels[second]}' and the other way round"
             " or onwards; name the labels in the data, or list them under data.labels"
         )
     if right - chance < NEAR_CHANCE * (1 - chance):
+        mend = (
+            f"{source} is not fine-tuned for this task or these labels; give it as teacher.base to"
+            " have it fitted"
+            if source
+            else "it did not learn; give teacher.fit more epochs or another learning_rate"
+        )
         raise InputError(
-            f"the teacher {source} is right on {right:.1%} of the test rows, and always saying the"
-            f" commonest class on {chance:.1%}: it is not fine-tuned for this task or these labels;"
-            " give it as teacher.base to have it fitted"
+            f"the teacher is right on {right:.1%} of the test rows, and always saying the commonest"
+            f" class on {chance:.1%}: {mend}"
         )
 
 

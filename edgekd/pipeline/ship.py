@@ -13,6 +13,7 @@ import numpy as np
 
 from edgekd import exporter as exporters
 from edgekd import profiles
+from edgekd.bench import environment
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError, nearest
 from edgekd.exporter import AUTO, Exporter, Plan, Spec
@@ -22,7 +23,13 @@ from edgekd.profiles import Profile
 from edgekd.progress import track
 from edgekd.recipe import Target
 
-BUNDLING = ("edgekd.bundle", "edgekd.exporter", "edgekd.preprocess", "edgekd.program", "edgekd.passes")
+BUNDLING = (
+    "edgekd.bundle",
+    "edgekd.exporter",
+    "edgekd.preprocess",
+    "edgekd.program",
+    "edgekd.passes",
+)
 SCORING = (*BUNDLING, "edgekd.evaluate", "edgekd.tasks", "edgekd.pipeline.ship")
 CALIBRATION = 128  # training rows that set activation ranges
 
@@ -171,7 +178,7 @@ def _spec(context: Context, target: Target, exporter: Exporter) -> Spec:
         metadata["license"] = recipe.license
     return Spec(
         shapes=Shapes(target.batch, tuple(target.lengths)),
-        compute=exporter.default_compute,
+        compute="fp32" if "fp32" in target.precisions else exporter.default_compute,
         deployment=target.deployment,
         metadata=metadata,
         options=target.options,
@@ -246,7 +253,10 @@ def bench(context: Context, profile: Profile, built: Sequence[Built]) -> Done:
         rows = {name: m.to_dict(raw=False) for name, m in found.measurements.items()}
         return {"rows": rows, "speedup": ratios}
 
-    depends = {"profile": profile, "bundles": {b.path: b.done for b in mine}}
+    # Times are of this machine: a run directory that was carried elsewhere is timed again.
+    machine = environment.describe()
+    here = {key: machine.get(key) for key in ("cpu", "flags", "cores", "usable_cores", "os")}
+    depends = {"profile": profile, "machine": here, "bundles": {b.path: b.done for b in mine}}
     code = ("edgekd.bench", "edgekd.bundle", "edgekd.preprocess", "edgekd.pipeline.ship")
     return context.run.stage(
         f"bench-{profile.name}", depends, code, make, f"bench/{profile.name}.json"

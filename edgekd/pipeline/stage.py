@@ -22,7 +22,19 @@ import edgekd
 from edgekd.errors import InputError
 from edgekd.progress import say
 
-LIBRARIES = ("torch", "transformers", "onnx", "onnxruntime", "numpy", "scikit-learn")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "coremltools",
+    "numpy",
+    "scikit-learn",
+    "pillow",
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class Run:
         record = self.path / "stages" / f"{name}.json"
         target = self.path / output if output else None
         earlier = _read(record)
-        if earlier and earlier["fingerprint"] == mark and (target is None or target.exists()):
+        if earlier and earlier["fingerprint"] == mark and _whole(target, earlier.get("files")):
             finished = Done(name, mark, earlier["seconds"], earlier["result"], reused=True)
         else:
             finished = self._make(name, mark, record, target, make)
@@ -91,10 +103,18 @@ class Run:
             seconds = round(before + time.monotonic() - started, 2)
             if scratch.exists():
                 (scratch / "seconds").write_text(str(seconds))
+        record.parent.mkdir(exist_ok=True)
+        # Without its record an output counts for nothing, whatever happens between here and there.
+        record.unlink(missing_ok=True)
         if target is not None:
             _replace(scratch / "output", target)
-        record.parent.mkdir(exist_ok=True)
-        text = json.dumps({"fingerprint": mark, "seconds": seconds, "result": result}, indent=1)
+        values = {
+            "fingerprint": mark,
+            "seconds": seconds,
+            "result": result,
+            "files": _sizes(target),
+        }
+        text = json.dumps(values, indent=1)
         partial = record.with_suffix(".partial")
         partial.write_text(text + "\n", encoding="utf-8")
         partial.replace(record)
@@ -156,6 +176,22 @@ def _source(module: str) -> str:
 @cache
 def _version(library: str) -> str:
     return f"{library}={version(library)}"
+
+
+def _sizes(target: Path | None) -> dict[str, int]:
+    """Size of each file of an output, by its path inside it."""
+    if target is None or not target.exists():
+        return {}
+    files = [p for p in target.rglob("*") if p.is_file()] if target.is_dir() else [target]
+    return {p.relative_to(target).as_posix(): p.stat().st_size for p in files}
+
+
+def _whole(target: Path | None, files: Mapping[str, int] | None) -> bool:
+    """Whether an earlier output is still there as it was left (later files may lie beside it)."""
+    if target is None:
+        return True
+    here = _sizes(target)
+    return target.exists() and all(here.get(name) == size for name, size in (files or {}).items())
 
 
 def _read(record: Path) -> dict[str, Any] | None:

@@ -44,7 +44,7 @@ class TextClassification(Classification):
     name = "text-classification"
     auto_class = "AutoModelForSequenceClassification"
     default_columns: ClassVar = {
-        "text": ("text", "sentence", "content", "query", "premise"),
+        "text": ("text", "sentence", "content", "query"),
         "label": ("label", "labels", "category", "intent", "class"),
     }
 

@@ -34,14 +34,26 @@ def copy_layers(
     state = dict(teacher.model.state_dict())
     if layers is not None:
         path = check_layers(layers, teacher.model)
+        count = config.num_hidden_layers
         config.num_hidden_layers = len(layers)
+        # What a family sets layer by layer (ModernBERT's attention) goes with the layers.
+        for name, values in list(vars(config).items()):
+            per_layer = isinstance(values, list | tuple) and len(values) == count > 1
+            if per_layer and name != "architectures":
+                setattr(config, name, [values[layer] for layer in layers])
         state = _select_layers(state, path, list(layers))
     preprocessor = teacher.preprocessor
     if isinstance(preprocessor, TextPreprocessor) and max_length:
         preprocessor = replace(preprocessor, max_length=min(max_length, preprocessor.max_length))
         _cut_positions(teacher.model, config, state, preprocessor.max_length)
     model: Any = type(teacher.model)(config)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"layers {list(layers or ())} of {type(model).__name__} do not fit together in a"
+            " smaller model of that family; choose others, or give the student as model: or config:"
+        ) from error
     return LoadedModel(
         model.eval(), preprocessor, teacher.labels, teacher.source, revision_of(model, preprocessor)
     )

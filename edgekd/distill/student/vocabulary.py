@@ -89,7 +89,8 @@ def _indispensable(name: str, document: dict[str, Any]) -> bool:
     """Single characters (and their continuation form), byte fall-backs, the unknown piece."""
     model = document["model"]
     prefix = model.get("continuing_subword_prefix") or ""
-    bare = name.removeprefix(prefix) if prefix else name
+    suffix = model.get("end_of_word_suffix") or ""
+    bare = name.removeprefix(prefix).removesuffix(suffix)
     bare = bare.removeprefix("▁") or bare
     is_byte = len(name) == 6 and name.startswith("<0x")
     return len(bare) == 1 or is_byte or name == model.get("unk_token")

@@ -31,6 +31,7 @@ class CoreMLExporter(Exporter):
     name = "coreml"
     default_precisions = ("fp16", "int8")
     default_compute = "fp16"
+    model_suffixes = (".mlpackage",)
     tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
     runtime_modules = ("coremltools", "torch")
 
@@ -123,6 +124,11 @@ class CoreMLExporter(Exporter):
         from edgekd_exporters.coreml import guards
 
         return guards.check(bundle)
+
+    def check_model(self, path: Path) -> list[Finding]:
+        from edgekd_exporters.coreml import guards
+
+        return guards.check_package(path)
 
     def open(self, bundle: Bundle, runtime: Runtime | None = None) -> Session:
         from edgekd_exporters.coreml.session import open_session
