@@ -38,7 +38,7 @@ def test_labels_in_another_order(turned: list[int]) -> None:
 def test_near_chance() -> None:
     truth = np.repeat(np.arange(4), 25)
     decided = np.random.default_rng(0).integers(0, 4, 100)
-    with pytest.raises(InputError, match=r"my-teacher is right on 2\d\.0% .* not fine-tuned"):
+    with pytest.raises(InputError, match=r"right on 2\d\.0% .* my-teacher is not fine-tuned"):
         asked(decided, truth)
     skewed = np.array([0] * 95 + [1] * 5)
     with pytest.raises(InputError, match=r"commonest class on 95\.0%"):

@@ -1,0 +1,131 @@
+"""``export``, ``verify`` and ``quantize`` alone, on models that this project never saw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekd.bundle import Bundle
+
+Cli = Callable[..., Any]
+
+
+def test_export_quantize_verify(edgekd: Cli, bert_dir: Path, intents: Any, tmp_path: Path) -> None:
+    """The way of a user: a float bundle scored on data, compressed, each verified."""
+    out, small = tmp_path / "bundle", tmp_path / "small"
+    answer = edgekd("export", bert_dir, "--out", out, "--data", intents.test, "--json", "-")
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    assert document["schema"] == "edgekd.export/1"
+    assert (document["precision"], document["evaluation"]["retained"]) == ("fp32", 1)
+    assert document["evaluation"]["agreement"] == 1
+    assert 0 <= document["relative_error"] < 1e-4
+    assert str(out) in answer.err and "100.00%" in answer.err
+
+    answer = edgekd("quantize", out, "--precision", "int8", "--out", small, "--json", "-")
+    assert answer.code == 0, answer.err
+    document = json.loads(answer.out)
+    assert document["size_bytes"] == Bundle.open(small).size_bytes
+    for folder in (out, small):
+        answer = edgekd("verify", folder, "--json", "-")
+        assert answer.code == 0, answer.err
+        assert json.loads(answer.out)["status"] == "passed"
+    again = edgekd("quantize", out, "--precision", "int8", "--out", out)
+    assert again.code == 2 and Bundle.open(out).manifest.precision == "fp32"
+
+
+def test_export_of_an_image_model(edgekd: Cli, vit_dir: Path, tmp_path: Path) -> None:
+    answer = edgekd("export", vit_dir, "--out", tmp_path / "vit", "--batch", 1)
+    assert answer.code == 0, answer.err
+    assert Bundle.open(tmp_path / "vit").manifest.inputs[0].shape == (1, 1, 8, 8)
+    assert edgekd("verify", tmp_path / "vit").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", "onx"], "did you mean 'onnx'"),
+        (["--precision", "int7"], "did you mean 'int8'"),
+        (["--task", "text-clasification"], "did you mean 'text-classification'"),
+        (["--task", "image-classification"], "has no head for image-classification"),
+        (["--length", "4000"], "more than the 48 tokens"),
+        (["--length", "0"], "--length"),
+        (["--batch", "0"], "--batch"),
+        (["--max-length", "-3"], "--max-length"),
+        (["--deployment", "foo"], "opset"),
+        (["--data", "nowhere.csv"], "nowhere.csv does not exist"),
+    ],
+)
+def test_export_refuses(
+    edgekd: Cli, bert_dir: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    answer = edgekd("export", bert_dir, "--out", tmp_path / "x", *options)
+    assert answer.code == 2
+    assert message in answer.err
+    assert "Traceback" not in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_strange_labels_are_told_before_anything_is_written(
+    edgekd: Cli, bert_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\na,crad\n")
+    answer = edgekd("export", bert_dir, "--out", tmp_path / "x", "--data", tmp_path / "rows.csv")
+    assert answer.code == 2 and "did you mean 'card'" in answer.err
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_verify_says_no(
+    edgekd: Cli, intent_bundle: Path, copied: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """1 where the numbers are wrong, 2 where a file was altered or is missing."""
+    import dataclasses
+
+    import numpy as np
+
+    from edgekd.bundle import MANIFEST, sha256
+
+    folder = copied(intent_bundle)
+    data = bytearray((folder / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(data)
+    answer = edgekd("verify", folder)
+    assert answer.code == 2 and "sha256 differs" in answer.err
+    assert edgekd("verify", tmp_path / "nowhere").code == 2
+
+    forged = Path(str(folder) + "-forged")
+    forged.mkdir()
+    for file in intent_bundle.iterdir():
+        (forged / file.name).write_bytes(file.read_bytes())
+    bundle = Bundle.open(forged)
+    _, inputs, outputs = bundle.golden()
+    arrays = {f"in.{name}": array for name, array in inputs.items()}
+    np.savez(forged / "golden.npz", **arrays, **{"out.logits": -outputs["logits"]})
+    files = {name: sha256(forged / name) for name in bundle.manifest.files}
+    manifest = dataclasses.replace(bundle.manifest, files=files)
+    manifest = dataclasses.replace(manifest, digest=manifest.seal())
+    (forged / MANIFEST).write_text(json.dumps(dataclasses.asdict(manifest)))
+    answer = edgekd("verify", forged, "--json", "-")
+    assert answer.code == 1
+    document = json.loads(answer.out)
+    assert document["status"] == "failed" and "golden value" in document["failure"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "int3"], "did you mean 'int8'"),
+        (["--precision", "int8", "--keep", "bert.nowhere"], "no group 'bert.nowhere'"),
+        (["--precision", "int8", "--data", "nowhere.csv"], "nowhere.csv does not exist"),
+    ],
+)
+def test_quantize_refuses(
+    edgekd: Cli, intent_bundle: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    answer = edgekd("quantize", intent_bundle, "--out", tmp_path / "q", *options)
+    assert (answer.code, message in answer.err) == (2, True), answer.err
+    assert not list(tmp_path.iterdir())
