@@ -7,9 +7,11 @@ a time limit, and a page that hangs can be ended from outside.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -29,8 +31,12 @@ _ARGUMENTS = (
     "--disable-sync",
     "--enable-blink-features=ForceEagerMeasureMemory",  # memory is told now, not in 20 s
 )
-_WITHOUT_GPU = ("--disable-gpu",)
-_WITH_WEBGPU = ("--enable-unsafe-webgpu", "--enable-features=Vulkan", "--use-angle=vulkan")
+_WEBGPU = ("--enable-unsafe-webgpu", "--enable-features=Vulkan")
+_DEVICES = {
+    "wasm": ("--disable-gpu",),
+    "webgpu": (*_WEBGPU, "--use-angle=vulkan"),
+    "webgpu-software": (*_WEBGPU, "--use-webgpu-adapter=swiftshader"),
+}
 _START_LIMIT, _CLOSE_LIMIT = 60.0, 5.0
 
 
@@ -59,7 +65,7 @@ class Chromium:
     Raises :class:`MissingDependency` without Playwright or a Chromium that starts.
     """
 
-    def __init__(self, url: str, webgpu: bool = False) -> None:
+    def __init__(self, url: str, device: str = "wasm") -> None:
         try:
             from playwright import async_api
         except ImportError as error:
@@ -70,13 +76,15 @@ class Chromium:
         self._playwright_error = async_api.Error
         self._program = program()
         self._url = url
-        self._webgpu = webgpu
+        self._device = device
         self._driver: Any = None
         self._context: Any = None
+        self._page: Any = None
         self._profile = tempfile.mkdtemp(prefix="edgekd-chromium-")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        atexit.register(self.close)
         try:
             self._page = self._ask(self._start(async_api.async_playwright()), _START_LIMIT)
         except PageError as error:
@@ -97,7 +105,7 @@ class Chromium:
             executable_path=self._program,
             headless=True,
             chromium_sandbox=not root,  # Chromium refuses its sandbox to root
-            args=[*_ARGUMENTS, *(_WITH_WEBGPU if self._webgpu else _WITHOUT_GPU)],
+            args=[*_ARGUMENTS, *_DEVICES[self._device]],
             timeout=_START_LIMIT * 1e3,
         )
         self.version = self._context.browser.version if self._context.browser else ""
@@ -131,6 +139,7 @@ class Chromium:
 
         if self._loop.is_closed():
             return
+        atexit.unregister(self.close)
         family = self.processes()
         with contextlib.suppress(Exception):  # whatever does not end by itself is killed
             self._run(self._stop(), _CLOSE_LIMIT)
@@ -155,9 +164,11 @@ class Chromium:
         try:
             return self._run(question, seconds)
         except self._playwright_error as error:
-            reason = _first_line(str(error))
-            if "crashed" not in reason and "closed" not in reason:
-                raise PageError(reason) from error
+            first = str(error).strip().partition("\n")[0]
+            if self._page is None:
+                raise PageError(_complaint(str(error)) or first) from error
+            if "crashed" not in first and "closed" not in first:
+                raise PageError(first.partition(": ")[2] or first) from error
             self.close()
             raise InconclusiveError(
                 "Chromium ended while it ran the page (killed, or out of memory); nothing was"
@@ -177,7 +188,7 @@ class Chromium:
         return asyncio.run_coroutine_threadsafe(question, self._loop).result(seconds)
 
 
-def _first_line(text: str) -> str:
-    """A Playwright message without its method, call log and stack."""
-    line = text.strip().splitlines()[0] if text.strip() else "no reason given"
-    return line.partition(": ")[2] or line
+def _complaint(text: str) -> str:
+    """The last thing that a Chromium which did not start said on its standard error."""
+    said = re.findall(r"\[err\] (.+)", text)
+    return " ".join(said[-1].split())[:300] if said else ""

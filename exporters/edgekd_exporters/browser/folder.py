@@ -26,20 +26,20 @@ CONFIG, PAGE = "config.json", "index.html"
 SETTINGS = "transformers.js_config"
 PAGES = Path(__file__).parent / "pages"
 # The families that transformers.js's classifiers know by name. The graph is complete in itself,
-# so another family loads under the name of the plainest one and runs as it is.
-FAMILIES: Mapping[str, frozenset[str]] = {
-    "text-classification": frozenset(
-        "bert eurobert neobert modernbert roformer electra esm convbert camembert deberta"
-        " deberta-v2 mpnet albert distilbert roberta xlm xlm-roberta bart mbart mobilebert"
-        " squeezebert".split()
+# so another family loads under the first name and runs as it is.
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "text-classification": (
+        *("bert", "eurobert", "neobert", "modernbert", "roformer", "electra", "esm", "convbert"),
+        *("camembert", "deberta", "deberta-v2", "mpnet", "albert", "distilbert", "roberta", "xlm"),
+        *("xlm-roberta", "bart", "mbart", "mobilebert", "squeezebert"),
     ),
-    "image-classification": frozenset(
-        "vit ijepa pvt vit_msn fastvit mobilevit mobilevitv2 beit deit hiera convnext convnextv2"
-        " dinov2 dinov2_with_registers resnet swin segformer efficientnet mobilenet_v1"
-        " mobilenet_v2 mobilenet_v3 mobilenet_v4".split()
+    "image-classification": (
+        *("vit", "ijepa", "pvt", "vit_msn", "fastvit", "mobilevit", "mobilevitv2", "beit", "deit"),
+        *("hiera", "convnext", "convnextv2", "dinov2", "dinov2_with_registers", "resnet", "swin"),
+        *("segformer", "efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3"),
+        "mobilenet_v4",
     ),
 }
-_PLAINEST = {"text-classification": "bert", "image-classification": "vit"}
 # onnxruntime-web inside the transformers package is another version than the one beside it.
 NESTED = f"{packages.TRANSFORMERS}/node_modules/{packages.ORT}/dist"
 _LIBRARY = f"{packages.TRANSFORMERS}/dist/transformers.web.min.js"
@@ -65,7 +65,7 @@ def config(program: Program) -> dict[str, Any]:
     if program.task == "image-classification":
         settings["channels"] = program.inputs[0].shape[1]
     return {
-        "model_type": name if known else _PLAINEST[program.task],
+        "model_type": name if known else FAMILIES[program.task][0],
         "architectures": [
             str(program.provenance.get("architecture", type(program.module).__name__))
         ],

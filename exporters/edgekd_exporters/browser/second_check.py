@@ -15,7 +15,7 @@ from edgekd.bundle import Bundle
 from edgekd.errors import InputError
 from edgekd.preprocess import Row
 from edgekd_exporters.browser import packages
-from edgekd_exporters.browser.chromium import Chromium, PageError
+from edgekd_exporters.browser.chromium import Chromium, PageError, program
 from edgekd_exporters.browser.folder import NESTED, PAGES, SETTINGS, read_config
 from edgekd_exporters.browser.serve import Server
 from edgekd_exporters.browser.session import TIME_LIMIT
@@ -51,8 +51,11 @@ def transformers_js(
     """
     if not rows:
         raise InputError("there are no rows to classify")
+    if any(row.get("text_pair") is not None for row in rows):
+        raise InputError("transformers.js classifies single texts, and a row has a text_pair")
     settings = read_config(bundle)[SETTINGS]
     name = f"transformers.js {packages.versions()[packages.TRANSFORMERS]}"
+    program()  # before anything is downloaded
     mounts = {"/": PAGES, "/bundle/": bundle.path, "/runtime/": packages.installed()}
     found: list[dict[str, float]] = []
     with Server(mounts) as server:
@@ -81,8 +84,6 @@ def transformers_js(
 
 def _plain(row: Row) -> Any:
     """A row as the pipeline takes it: a text, or an image's address."""
-    if row.get("text_pair") is not None:
-        raise InputError("transformers.js classifies single texts, and a row has a text_pair")
     if "image" not in row:
         return row["text"]
     from PIL import Image

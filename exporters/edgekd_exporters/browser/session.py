@@ -13,7 +13,7 @@ from edgekd.bundle import Bundle
 from edgekd.errors import EdgekdError, InputError, MissingDependency, nearest
 from edgekd.exporter import Runtime
 from edgekd_exporters.browser import packages
-from edgekd_exporters.browser.chromium import Chromium, PageError
+from edgekd_exporters.browser.chromium import Chromium, PageError, program
 from edgekd_exporters.browser.serve import Server
 
 if TYPE_CHECKING:
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 PAGES = Path(__file__).parent / "pages"
 # The build for each device: onnxruntime-web has one engine without and one with WebGPU.
-SCRIPTS = {"wasm": "ort.wasm.min.mjs", "webgpu": "ort.webgpu.min.mjs"}
+SCRIPTS = {
+    "wasm": "ort.wasm.min.mjs",
+    "webgpu": "ort.webgpu.min.mjs",
+    "webgpu-software": "ort.webgpu.min.mjs",
+}
 OPTIONS = ("device", "time_limit")
 TIME_LIMIT = 60.0  # seconds that one question to the page may take
 _DIST = f"/runtime/{packages.ORT}/dist/"
@@ -38,26 +42,29 @@ class BrowserSession:
     ``elapsed_ms`` is the time of the last run; :meth:`timings` and :meth:`memory` have the rest.
     """
 
-    kind: Literal["native", "reference"] = "native"
+    kind: Literal["native", "reference"]
 
     def __init__(self, bundle: Bundle, runtime: Runtime | None = None) -> None:
         """Load ``bundle`` with ``runtime.threads`` WebAssembly threads.
 
-        Options: ``device`` (``wasm``, the default, or ``webgpu``) and ``time_limit``, seconds that
-        the page may take over one question. Raises :class:`MissingDependency` without Playwright,
+        Options: ``device`` (``wasm``, the default, ``webgpu``, or ``webgpu-software``, which gives
+        WebGPU's numbers without a GPU and is a reference, not a measurement) and ``time_limit``,
+        seconds that the page may take over one question. Raises :class:`MissingDependency` without Playwright,
         Chromium, npm or the WebGPU adapter asked for, :class:`InputError` where onnxruntime-web
         cannot load the model and :class:`InconclusiveError` where the page crashes or hangs.
         """
         self._runtime = runtime = runtime or Runtime()
         self._device, self._limit = _options(runtime.options)
+        self.kind = "reference" if self._device == "webgpu-software" else "native"
         self._version = packages.versions()[packages.ORT]
         self._first_ms: float | None = None
         self.elapsed_ms = 0.0
+        program()  # before anything is downloaded
         mounts = {"/": PAGES, "/bundle/": bundle.path, "/runtime/": packages.installed()}
         self._server = Server(mounts)
         try:
             page = f"{self._server.url}session.html"
-            self._chromium = Chromium(page, webgpu=self._device == "webgpu")
+            self._chromium = Chromium(page, self._device)
         except BaseException:
             self._server.close()
             raise
@@ -69,7 +76,7 @@ class BrowserSession:
             "external": external,
             "threads": runtime.threads,
             "spinning": runtime.spinning,
-            "device": self._device,
+            "device": self._device.removesuffix("-software"),
         }
         try:
             self._opened = self._chromium.call("s => edgekd.open(s)", settings, self._limit)
