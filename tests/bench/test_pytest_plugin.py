@@ -15,7 +15,7 @@ def run(tmp_path, base, other, *options):
     profile.write_text("title: here\ntarget: probe\nwhere: host\n")
     file = tmp_path / "test_it.py"
     file.write_text(TEST.format(base=str(base.path), other=str(other.path), profile=str(profile)))
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "edgekd.bench.pytest_plugin"]
+    command = [sys.executable, "-m", "pytest", "-q", "-rs"]  # found by its entry point
     return subprocess.run(
         [*command, "-p", "no:cacheprovider", *options, "--rootdir", str(tmp_path), str(file)],
         capture_output=True,
