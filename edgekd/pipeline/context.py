@@ -137,8 +137,7 @@ class Context:
         """Tokens that the student serves: the longest training row, rounded up."""
         if self.recipe.data.max_length:
             return self.recipe.data.max_length
-        lengths = getattr(self.teacher.preprocessor, "lengths", None)
-        if lengths is None:
+        if self.longest_row is None:
             return None
         reads: int = self.teacher.preprocessor.max_length  # type: ignore[attr-defined]
         if self.longest_target > reads:
@@ -146,9 +145,16 @@ class Context:
                 f"targets: the length {self.longest_target} is more than the {reads} tokens that"
                 " the teacher reads; ask for a shorter one"
             )
+        return min(max(self.longest_row, self.longest_target), reads)
+
+    @cached_property
+    def longest_row(self) -> int | None:
+        """Tokens of the longest row that is learned from, rounded up; None where rows have none."""
+        lengths = getattr(self.teacher.preprocessor, "lengths", None)
+        if lengths is None:
+            return None
         longest = int(lengths([*self.train, *self.unlabelled]).max())
-        rounded = -(-longest // LENGTH_STEP) * LENGTH_STEP
-        return min(max(rounded, self.longest_target), reads)
+        return -(-longest // LENGTH_STEP) * LENGTH_STEP
 
     @property
     def longest_target(self) -> int:

@@ -137,6 +137,7 @@ def label(context: Context, rows: Done, fitted: Done | None) -> Done:
             "size_bytes": _weight_bytes(teacher.source) or _memory_bytes(teacher),
             "source": _named(recipe.teacher.model or recipe.teacher.base),
             "evaluation": evaluate(context.task, labels, said, references).to_dict(),
+            "longest": context.longest_row or 0,
             "cut": preflight.share_cut_off(teacher.preprocessor, learned_from),
         }
 
@@ -184,7 +185,8 @@ def _student(context: Context, labelled: Done, name: str) -> Done:
         "student": recipe.student.model_dump(exclude={"model"}),
         "model": context.identity(recipe.student.model),
         "distill": recipe.distill.model_dump(include=values),
-        "lengths": context.longest_target,
+        # A target's length counts only where it is more than the rows ask for anyway.
+        "length": max(labelled.result["longest"], context.longest_target),
         "seed": recipe.seed,
     }
     return context.run.stage(name, depends, TRAINING, make, output=name)
