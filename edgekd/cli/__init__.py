@@ -70,6 +70,9 @@ def _register() -> None:
 _register()
 
 
+FAULT = 70  # an error of ours is not an answer: sysexits.h calls it EX_SOFTWARE
+
+
 def _fail(message: str, code: int) -> NoReturn:
     print(f"edgekd: {message}", file=sys.stderr)
     sys.exit(code)
@@ -102,7 +105,10 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         text = " ".join(str(error).split())[:200]
-        _fail(f"an error in edgekd itself ({type(error).__name__}: {text}); see it with --debug", 1)
+        _fail(
+            f"an error in edgekd itself ({type(error).__name__}: {text}); see it with --debug",
+            FAULT,
+        )
     except KeyboardInterrupt:
         print("edgekd: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

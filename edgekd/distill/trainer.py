@@ -8,6 +8,7 @@ checkpoint.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from edgekd.recipe import Training
 CHECKPOINT_SECONDS = 5.0  # between two checkpoints, and at least fifty times what one costs
 WEIGHTS = "weights.safetensors"  # under the modules' own names
 PROJECTIONS = "objective.safetensors"  # what the losses own, beside the model in a checkpoint
+SHARES = "gradient-shares.json"
 COMPLETE = "complete"  # written into a checkpoint last: without it the checkpoint is not used
 
 
@@ -109,7 +111,7 @@ def train(
         history=[
             {"step": e["step"], "loss": e["loss"]} for e in trainer.state.log_history if "loss" in e
         ],
-        shares=trainer.shares,
+        shares=trainer.shares or json.loads((folder / SHARES).read_text(encoding="utf-8")),
     )
 
 
@@ -179,6 +181,10 @@ class _DistillTrainer(Trainer):
         if not self.shares and self.state.global_step == 0:
             body = [p for p in model.parameters() if p.requires_grad]
             self.shares = objective.gradient_shares(outputs, batch, body)
+            # Kept beside the checkpoints: a resumed run never sees the first step again.
+            shares = Path(str(self.args.output_dir)) / SHARES
+            shares.parent.mkdir(parents=True, exist_ok=True)
+            shares.write_text(json.dumps(self.shares), encoding="utf-8")
         terms = objective(outputs, batch)
         samples = num_items_in_batch if num_items_in_batch is not None else len(inputs["labels"])
         # Gradients are averaged over processes, so each process counts for all of them.
