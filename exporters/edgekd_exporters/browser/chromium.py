@@ -15,6 +15,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -134,31 +135,30 @@ class Chromium:
         return list(found.values())
 
     def close(self) -> None:
-        """End the browser and all its processes; safe to call twice."""
+        """End the browser and all its processes; safe to call twice.
+
+        Killed rather than asked: its profile is thrown away, so it has nothing to save.
+        """
         import psutil
 
         if self._loop.is_closed():
             return
         atexit.unregister(self.close)
         family = self.processes()
-        with contextlib.suppress(Exception):  # whatever does not end by itself is killed
-            self._run(self._stop(), _CLOSE_LIMIT)
-        _, alive = psutil.wait_procs(family, 1.0)
-        for process in [*alive, *self.processes()]:
+        for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(alive, _CLOSE_LIMIT)
+        deadline = time.monotonic() + _CLOSE_LIMIT
+        while any(map(runs, family)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        shutil.rmtree(self._profile, ignore_errors=True)
+        if self._driver is not None:
+            with contextlib.suppress(Exception):  # a driver that died with its browser
+                self._run(self._driver.stop(), _CLOSE_LIMIT)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_LIMIT)
         if not self._loop.is_running():
             self._loop.close()
-        shutil.rmtree(self._profile, ignore_errors=True)
-
-    async def _stop(self) -> None:
-        if self._context is not None:
-            await self._context.close()
-        if self._driver is not None:
-            await self._driver.stop()
 
     def _ask(self, question: Coroutine[Any, Any, Any], seconds: float) -> Any:
         try:
@@ -186,6 +186,15 @@ class Chromium:
             question.close()
             raise InconclusiveError("this browser session is over; open the bundle again")
         return asyncio.run_coroutine_threadsafe(question, self._loop).result(seconds)
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether ``process`` still runs; one that only waits to be reaped does not."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _complaint(text: str) -> str:

@@ -35,8 +35,8 @@ def as_onnx(bundle: Bundle) -> Iterator[Bundle]:
 def inspect(bundle: Bundle) -> dict[str, Any]:
     """The ONNX target's figures, and ``download_bytes``: what transformers.js fetches.
 
-    ``macs`` is of one example of ``length`` tokens. The engine (14 MB of onnxruntime-web, cached
-    across sites that share it) comes on top; a session's description has its exact bytes.
+    ``macs`` is of one example of ``length`` tokens. The engine (onnxruntime-web, 14 MB) comes on
+    top; a session's description has its exact bytes.
     """
     from edgekd_exporters.onnx import figures
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
-from edgekd_exporters.browser.chromium import Chromium, PageError
+from edgekd_exporters.browser.chromium import Chromium, PageError, runs
 from edgekd_exporters.browser.serve import Server
 from edgekd_exporters.browser.session import BrowserSession, _decode, _encode
 
@@ -23,6 +22,7 @@ pytestmark = pytest.mark.browser
 
 def test_threads_memory_and_times(text_fp32: Bundle) -> None:
     session = BrowserSession(text_fp32, Runtime(threads=2))
+    family = session.processes()
     try:
         _, inputs, outputs = text_fp32.golden()
         assert session.timings()["first_ms"] is None
@@ -38,7 +38,7 @@ def test_threads_memory_and_times(text_fp32: Bundle) -> None:
         assert session.load_ms == parts["download_ms"] + parts["create_ms"]  # type: ignore[operator]
     finally:
         session.close()
-    assert not alive(session)
+    assert not any(map(runs, family))
 
 
 def test_many_batches_in_one_exchange_are_the_same_as_one_by_one(
@@ -88,7 +88,7 @@ def test_a_browser_that_is_killed_is_one_error(text_int8: Bundle) -> None:
     family[0].kill()
     with pytest.raises(InconclusiveError, match="Chromium ended"):
         session.run(feeds)
-    assert not running(family)
+    assert not any(map(runs, family))
     with pytest.raises(InconclusiveError, match="session is over"):
         session.run(feeds)
     session.close()
@@ -108,7 +108,7 @@ def test_a_page_that_never_answers_is_ended_within_its_limit(page: str) -> None:
     with pytest.raises(InconclusiveError, match="did not answer for 1 s"):
         browser.call("() => { while (true); }", seconds=1)
     assert time.monotonic() - start < 30
-    assert family and not running(family)
+    assert family and not any(map(runs, family))
 
 
 def test_what_a_page_throws_is_its_own_words(page: str) -> None:
@@ -119,13 +119,3 @@ def test_what_a_page_throws_is_its_own_words(page: str) -> None:
         assert browser.call("(x) => x + 1", 2) == 3
     finally:
         browser.close()
-
-
-def running(family: list[psutil.Process]) -> list[psutil.Process]:
-    """Those of ``family`` that still run; what only waits to be reaped does not."""
-    psutil.wait_procs(family, 5)
-    return [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
-def alive(session: BrowserSession) -> list[psutil.Process]:
-    return session.processes()
