@@ -86,6 +86,9 @@ class Session(Protocol):
 
     ``kind`` is ``native`` (the target's own runtime) or ``reference`` (the interpreter, whose
     results say what the numbers are and never how fast they come).
+
+    A session whose runtime is a process of its own may time itself: ``elapsed_ms`` of the last
+    run, ``load_ms``, and ``peak_memory_bytes`` are then used instead of this process's view.
     """
 
     kind: Literal["native", "reference"]
