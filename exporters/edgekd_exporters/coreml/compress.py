@@ -129,7 +129,7 @@ def _rungs(bundle: Bundle, plan: Plan) -> dict[str, Rung]:
                 f"{name} needs {rung.system}, {bundle.path} is made for {system}; export it again"
                 f" with --deployment {rung.system}"
             )
-    if plan.default == "fp32":
+    if "fp32" in asked:  # for a group neither: the compressed program computes in fp16
         raise InputError(f"{bundle.path}: fp32 is not a compression; export the model in fp32")
     return {name: PRECISIONS[name] for name in asked}
 
@@ -170,7 +170,7 @@ def _configuration(
     """coremltools' function and its settings for one weight and one kind of compression."""
     if kind == "prune":
         return "prune_weights", cto.OpMagnitudePrunerConfig(
-            target_sparsity=SPARSITY, weight_threshold=None or weight_list.LEAST - 1
+            target_sparsity=SPARSITY, weight_threshold=weight_list.LEAST - 1
         )
     if kind.startswith("lut"):
         bits = int(kind[3:])
@@ -209,9 +209,22 @@ def _left_float(
 ) -> list[str]:
     """What was asked to be compressed and is not: coremltools skips with a log line at most."""
     weights = weight_list.find(program, modules)
-    names = weight_list.chosen(weights, plan)
-    return [
+    asked = {name: rungs[chosen] for name, chosen in weight_list.chosen(weights, plan).items()}
+    left = [
         f"{weight.group}: left in float, coremltools skipped it"
         for weight in weights
-        if rungs[names[weight.name]].weights and not weight.compressed
+        if asked[weight.name].weights and not weight.compressed
+    ]
+    eight = {
+        op.inputs["weight"].op.name
+        for op in program.functions["main"].operations
+        if op.op_type in ("linear", "conv")
+        and getattr(op.inputs["x"].op, "op_type", "") == "dequantize"
+    }
+    return left + [
+        f"{weight.group}: its activations are left in float ({weight.consumer})"
+        for weight in weights
+        if asked[weight.name].activations
+        and weight.consumer != "gather"  # it reads integers
+        and weight.name not in eight
     ]

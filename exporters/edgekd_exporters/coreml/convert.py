@@ -22,7 +22,7 @@ from edgekd.errors import InputError, nearest
 from edgekd.exporter import Spec
 from edgekd.preprocess import ImagePreprocessor
 from edgekd.program import Program, Shapes
-from edgekd_exporters.coreml.package import SYSTEMS
+from edgekd_exporters.coreml.package import SYSTEMS, first_line
 from edgekd_exporters.coreml.precisions import newer
 from edgekd_exporters.coreml.quiet import coremltools, quiet
 
@@ -75,7 +75,7 @@ def plan_layout(program: Program, spec: Spec) -> Layout:
         lengths = lengths or ((longest,) if longest else ())
         if not lengths:
             raise InputError("the model's length is not known; give one with --length")
-    lengths = tuple(sorted(lengths)) if sequence else ()
+    lengths = tuple(sorted(set(lengths))) if sequence else ()
     inputs = sum("sequence" in item.shape for item in program.inputs)
     if len(lengths) > 1 and inputs > 1 and not newer(system, "iOS18") and not flexible:
         raise InputError(
@@ -201,7 +201,7 @@ def _decomposed(program: Program, layout: Layout) -> tuple[Any, dict[int, str]]:
     except Exception as error:
         raise InputError(
             f"torch.export cannot capture {program.provenance.get('architecture', 'the model')}:"
-            f" {str(error).strip().splitlines()[0]}; rewrite that part of the model without"
+            f" {first_line(error)}; rewrite that part of the model without"
             " data-dependent control flow"
         ) from error
     modules = {}
@@ -351,7 +351,7 @@ class _Located(logging.Handler):
             return
         what = self._what("\n".join([str(error), *self.messages]))
         raise InputError(
-            f"coremltools cannot convert {what}: {str(error).strip().splitlines()[0]}; replace"
+            f"coremltools cannot convert {what}: {first_line(error)}; replace"
             " that layer, or register the op in edgekd_exporters/coreml/torch_ops.py"
         ) from error
 

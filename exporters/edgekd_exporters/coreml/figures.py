@@ -44,4 +44,9 @@ def multiply_accumulates(op: Any) -> int | None:
         weight = op.inputs["weight"].shape
         positions = out[2:] if op.op_type == "conv" else x[2:]
         return int(out[0] * np.prod(positions) * np.prod(weight))
+    if op.op_type == "scaled_dot_product_attention":
+        query, key, value = (op.inputs[name].shape for name in ("query", "key", "value"))
+        if not all(isinstance(n, int | np.integer) for n in (*query, *key, *value)):
+            return None
+        return int(np.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
     return 0

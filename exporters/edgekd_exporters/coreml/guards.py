@@ -17,7 +17,7 @@ import numpy as np
 from edgekd.bundle import Bundle
 from edgekd.exporter import Finding
 from edgekd_exporters.coreml.interpreter import Executable, compile_function
-from edgekd_exporters.coreml.package import Package
+from edgekd_exporters.coreml.package import Package, image_shape
 from edgekd_exporters.coreml.session import (
     package_path,
     pixel_scale,
@@ -29,6 +29,8 @@ from edgekd_exporters.coreml.session import (
 HALF_MAX = 65504.0
 DEPARTURE = 0.02  # relative error of one op's result at which fp16 counts as having departed
 ROWS = 2  # golden rows that the numeric checks run
+# What hands a program's fp32 inputs and outputs over, without computing on them.
+MOVES = {"cast", "identity", "classify"}
 MAX_RANK = 5
 MAX_SIZE = 16384
 # Ops without a Neural Engine kernel: control flow, data-dependent shapes, sorting, recurrence.
@@ -98,9 +100,7 @@ def plain_feeds(package: Package) -> list[dict[str, np.ndarray]]:
     for feature in package.spec.description.input:
         kind = feature.type.WhichOneof("Type")
         if kind == "imageType":
-            image = feature.type.imageType
-            grey = image.colorSpace == proto.FeatureTypes_pb2.ImageFeatureType.GRAYSCALE
-            shape = [1, 1 if grey else 3, image.height, image.width]
+            shape = image_shape(feature.type.imageType)
             whole[feature.name] = halved[feature.name] = np.full(shape, 128, np.float32)
             continue
         array = feature.type.multiArrayType
@@ -145,30 +145,33 @@ def numeric(
     modules: Mapping[str, str],
 ) -> list[Finding]:
     """What fp16 breaks, or the first op whose result it moves by more than ``DEPARTURE``."""
-    departure = None
+    departure = meant = None
     for arrays in feeds:
+        broken = False
         for (step, rounded), (_, exact) in zip(half.trace(arrays), full.trace(arrays), strict=True):
             for a, b in zip(rounded, exact, strict=True):
                 if not a.is_floating_point() or not b.numel():
                     continue
                 error = float((a - b).abs().max() / b.abs().max().clamp(min=1e-6))
-                if not math.isfinite(error):
-                    broken = first_non_finite(half, [arrays], modules)
-                    return [broken] if broken else []
-                if error > DEPARTURE and departure is None:
+                broken = broken or not math.isfinite(error)
+                if DEPARTURE < error < math.inf and departure is None:
                     message = (
                         f"fp16 first departs from fp32 at the op '{step.name}' ({step.op_type})"
                         f"{_place(step, modules)}: {error:.2g} relative"
                     )
                     departure = Finding("warning", message, step.name)
-    return [departure] if departure else []
+        found = first_non_finite(half, [arrays], modules) if broken else None
+        if found and found.level == "error":
+            return [found]
+        meant = meant or found  # an infinity of one row says nothing about the next
+    return [finding for finding in (meant, departure) if finding]
 
 
 def overflowing_constants(program: Any) -> list[Finding]:
     """Constants that fp16 cannot hold: infinite already, or above 65504 in a program of fp16."""
     found = []
     for function in program.functions.values():
-        if not any(_is_half(op) for op in function.operations):
+        if not any(_computes(op, "fp16") for op in function.operations):
             continue
         for op in function.operations:
             value = op.outputs[0].val if op.op_type == "const" else None
@@ -211,11 +214,24 @@ def lint(package: Package, program: Any, modules: Mapping[str, str]) -> list[Fin
             )
     wide: set[str] = set()
     for function in program.functions.values():
-        for op in function.operations:
-            if op.op_type == "const":
-                continue
+        operations = [op for op in function.operations if op.op_type != "const"]
+        found += _lint_width(operations, modules)
+        for op in operations:
             found += _lint_op(op, modules, wide)
     return found
+
+
+def _lint_width(operations: Sequence[Any], modules: Mapping[str, str]) -> list[Finding]:
+    """The ops that compute in fp32: the Neural Engine has fp16 and integers only."""
+    wide = [op for op in operations if op.op_type not in MOVES and _computes(op, "fp32")]
+    if not wide:
+        return []
+    place = f" in {modules[wide[0].name]}" if modules.get(wide[0].name) else ""
+    message = (
+        f"{len(wide)} ops compute in fp32, the first is '{wide[0].name}' ({wide[0].op_type})"
+        f"{place}; they run on CPU and GPU only, export with fp16"
+    )
+    return [Finding("warning", message, wide[0].name)]
 
 
 def _lint_op(op: Any, modules: Mapping[str, str], wide: set[str]) -> list[Finding]:
@@ -239,10 +255,12 @@ def _lint_op(op: Any, modules: Mapping[str, str], wide: set[str]) -> list[Findin
     return found
 
 
-def _is_half(op: Any) -> bool:
+def _computes(op: Any, kind: str) -> bool:
+    """Whether a result of ``op`` is a tensor of ``kind`` (``fp16``, ``fp32``)."""
     from coremltools.converters.mil.mil import types
 
-    return any(types.is_tensor(var.sym_type) and var.dtype == types.fp16 for var in op.outputs)
+    wanted = getattr(types, kind)
+    return any(types.is_tensor(var.sym_type) and var.dtype == wanted for var in op.outputs)
 
 
 def _place(step: Any, modules: Mapping[str, str]) -> str:

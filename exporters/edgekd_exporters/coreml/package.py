@@ -27,7 +27,12 @@ class Package:
     def open(cls, path: Path) -> Package:
         """Read the specification; raise :class:`InputError` where it is not an ML Program."""
         ct = coremltools()
-        if not path.is_dir():
+        if path.suffix == ".mlmodelc":
+            raise InputError(
+                f"{path} is a compiled model, which only Core ML reads; give the .mlpackage that it"
+                " was compiled from"
+            )
+        if not path.is_dir() and not (path.suffix == ".mlmodel" and path.is_file()):
             raise InputError(f"{path} is not a Core ML package (a folder ending in .mlpackage)")
         try:
             with quiet():
@@ -35,7 +40,7 @@ class Package:
         except Exception as error:  # protobuf's, json's and coremltools' own, by turns
             raise InputError(
                 f"{path} cannot be read as a Core ML package, it was cut off or altered"
-                f" ({_first_line(error)}); export it again"
+                f" ({first_line(error)}); export it again"
             ) from error
         kind = spec.WhichOneof("Type")
         if kind != "mlProgram":
@@ -66,7 +71,7 @@ class Package:
         except Exception as error:
             raise InputError(
                 f"{self.path}: the program or its weights cannot be read, the package was cut off"
-                f" or altered ({_first_line(error)}); export it again"
+                f" or altered ({first_line(error)}); export it again"
             ) from error
 
     def model(self) -> Any:
@@ -80,10 +85,12 @@ class Package:
         return sum(file.stat().st_size for file in self.weights.glob("*"))
 
     def allowed_shapes(self) -> dict[str, list[list[tuple[int, int]]]]:
-        """For each array input, the shapes it takes, each as (least, greatest) per axis."""
+        """For each array or image, the shapes it takes, each as (least, greatest) per axis."""
         allowed = {}
         for feature in self.spec.description.input:
             kind = feature.type.WhichOneof("Type")
+            if kind == "imageType" and not feature.type.imageType.WhichOneof("SizeFlexibility"):
+                allowed[feature.name] = [[(n, n) for n in image_shape(feature.type.imageType)]]
             if kind != "multiArrayType":
                 continue
             array = feature.type.multiArrayType
@@ -100,6 +107,13 @@ class Package:
         return allowed
 
 
-def _first_line(error: BaseException) -> str:
+def image_shape(image: Any) -> tuple[int, int, int, int]:
+    """[1, channels, height, width] of an image feature."""
+    grey = image.colorSpace in (image.GRAYSCALE, image.GRAYSCALE_FLOAT16)
+    return 1, 1 if grey else 3, image.height, image.width
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its type where it says nothing."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:160]

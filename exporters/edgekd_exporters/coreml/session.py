@@ -44,9 +44,9 @@ class ReferenceSession:
         self._modules = read_modules(bundle.path)
         self._shapes = self._package.allowed_shapes()
         program = self._package.program()
-        self._function = next(iter(program.functions.values()))
+        function = next(iter(program.functions.values()))
         half = self._precision == "program"
-        self._executable = compile_function(self._function, half, self._modules)
+        self._executable = compile_function(function, half, self._modules)
         self._pixels = pixel_scale(bundle.manifest)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -40,6 +40,7 @@ class Weight:
     inputs: int  # along the axis that blocks divide; 0 where there is none
     bytes: int
     compressed: bool
+    consumer: str  # the first op that reads it
 
 
 def weighted(bundle: Bundle) -> list[Weight]:
@@ -73,9 +74,10 @@ def find(program: Any, modules: Mapping[str, str]) -> list[Weight]:
                 group=known.get(stem) or modules.get(op.name) or stem,
                 shape=shape,
                 channels=shape[axis],
-                inputs=0 if op.op_type == "gather" else int(shape[1 - (axis % 2)]),
+                inputs=0 if op.op_type == "gather" else shape[1 - axis if axis >= 0 else -3 - axis],
                 bytes=_stored(source),
                 compressed=packed,
+                consumer=op.op_type,
             )
     return list(found.values())
 

@@ -169,6 +169,35 @@ def test_what_coremltools_skips_is_reported(
     ]
 
 
+def test_activations_that_coremltools_skips_are_reported(
+    lower,
+    program: Program,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
+) -> None:
+    from coremltools.optimize.coreml._quantization_passes import (
+        insert_prefix_quantize_dequantize_pair as insert,
+    )
+
+    transform = insert.transform_op
+
+    def skipping(self, op):  # type: ignore[no-untyped-def]
+        if op.op_type == "linear" and op.inputs["weight"].shape != (96, 64):
+            transform(self, op)
+
+    monkeypatch.setattr(insert, "transform_op", skipping)
+    bundle = COREML.compress(lower("fp16"), Plan("w8a8"), program.rows, tmp_path / "b")
+    assert bundle.manifest.provenance["exceptions"] == [
+        "bert.encoder.layer.0.intermediate.dense: its activations are left in float (linear)"
+    ]
+
+
+def test_a_group_cannot_compute_in_fp32(lower, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    plan = Plan("int8", {"bert.encoder": "fp32"})
+    with pytest.raises(InputError, match="not a compression"):
+        COREML.compress(lower("fp32"), plan, (), tmp_path / "b")
+
+
 JOINT = {
     "int4": {"constexpr_blockwise_shift_scale": 8},
     "pruned-int8": {"constexpr_sparse_blockwise_shift_scale": 8, "constexpr_sparse_to_dense": 8},

@@ -20,6 +20,11 @@ from edgekd.program import Program, Shapes
 COREML = get("coreml")
 
 
+def reference(bundle: Bundle, **options: Any) -> Any:
+    """The interpreter, on a Mac too."""
+    return COREML.open(bundle, Runtime(options={"reference": True, **options}))
+
+
 def spec_of(bundle: Bundle) -> Any:
     return Package.open(bundle.path / bundle.manifest.model_files[0]).spec
 
@@ -28,7 +33,7 @@ def spec_of(bundle: Bundle) -> Any:
 def test_a_float_bundle_repeats_torch(lower, program: Program, compute: str, limit: float) -> None:  # type: ignore[no-untyped-def]
     bundle = lower(compute)
     arrays = bundle.encode(program.rows)
-    session = COREML.open(bundle)
+    session = reference(bundle)
     expected = program.run({k: v.astype(np.int64) for k, v in arrays.items()})["logits"]
     for row in range(len(program.rows)):
         got = session.run({k: v[row : row + 1] for k, v in arrays.items()})
@@ -91,7 +96,7 @@ def test_an_unknown_deployment_target_is_refused(program: Program, tmp_path: Pat
 
 def test_enumerated_lengths_run_at_every_length(lower, program: Program) -> None:  # type: ignore[no-untyped-def]
     bundle = lower("fp32", "iOS18", (4, 8, 12))
-    session = COREML.open(bundle)
+    session = reference(bundle)
     for length in (4, 8, 12):
         arrays = program.preprocessor.encode(program.rows[:1], length)
         got = session.run(arrays)["logits"]
@@ -108,7 +113,7 @@ def test_enumerated_lengths_of_two_inputs_need_ios18(program: Program, tmp_path:
 def test_a_range_of_lengths_runs_at_any(lower, program: Program) -> None:  # type: ignore[no-untyped-def]
     bundle = lower("fp32", "iOS17", (), range=True)
     assert bundle.manifest.variant == "fp32-l1to12"
-    session = COREML.open(bundle)
+    session = reference(bundle)
     for length in (3, 7, 12):
         arrays = program.preprocessor.encode(program.rows[:1], length)
         expected = program.run(arrays)["logits"]
@@ -129,12 +134,14 @@ def test_images_are_images_with_their_normalisation_inside(
     (feature,) = spec_of(bundle).description.input
     assert feature.type.WhichOneof("Type") == "imageType"
     assert (feature.type.imageType.width, feature.type.imageType.height) == (16, 16)
-    session = COREML.open(bundle)
+    session = reference(bundle)
     arrays = image_program.preprocessor.encode(image_program.rows[:1])
     pixels = session.model_feeds(arrays)["pixel_values"]
     np.testing.assert_array_equal(pixels[0].transpose(1, 2, 0), image_program.rows[0]["image"])
     expected = image_program.run(arrays)["logits"]
     np.testing.assert_allclose(session.run(arrays)["logits"], expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError, match="1x3x8x8, the package takes 1x3x16x16"):
+        session.run({"pixel_values": arrays["pixel_values"][:, :, :8, :8]})
 
 
 def test_an_image_model_may_take_an_array(image_program: Program, tmp_path: Path) -> None:
@@ -152,12 +159,12 @@ def test_duplicate_labels_give_probabilities_without_a_dictionary(
     names = [o.name for o in spec_of(bundle).description.output]
     assert sorted(names) == ["logits", "probabilities"]
     arrays = bundle.encode(program.rows[:1])
-    assert COREML.open(bundle).run(arrays)["probabilities"].shape == (1, 5)
+    assert reference(bundle).run(arrays)["probabilities"].shape == (1, 5)
 
 
 def test_decoding_works_on_what_the_session_returns(lower, program: Program) -> None:  # type: ignore[no-untyped-def]
     bundle = lower("fp16")
-    outputs = COREML.open(bundle).run(bundle.encode(program.rows[:1]))
+    outputs = reference(bundle).run(bundle.encode(program.rows[:1]))
     decoded = tasks.get("text-classification").decode(outputs, bundle.manifest.labels)
     assert decoded == [int(outputs["logits"].argmax())]
 
@@ -178,12 +185,12 @@ def test_groups_and_figures_count_what_is_there(lower, program: Program) -> None
 def test_fp32_mode_rounds_nothing(lower, program: Program) -> None:  # type: ignore[no-untyped-def]
     bundle = lower("fp16")
     arrays = bundle.encode(program.rows[:1])
-    exact = COREML.open(bundle, Runtime(options={"precision": "fp32"})).run(arrays)["logits"]
-    rounded = COREML.open(bundle).run(arrays)["logits"]
+    exact = reference(bundle, precision="fp32").run(arrays)["logits"]
+    rounded = reference(bundle).run(arrays)["logits"]
     assert np.array_equal(rounded, rounded.astype(np.float16).astype(np.float32))
     assert not np.array_equal(exact, exact.astype(np.float16).astype(np.float32))
     with pytest.raises(InputError, match="'program' or 'fp32'"):
-        COREML.open(bundle, Runtime(options={"precision": "int8"}))
+        reference(bundle, precision="int8")
 
 
 def test_a_model_that_does_not_convert_names_op_and_module(
@@ -219,3 +226,11 @@ def test_wrong_numbers_are_not_published(
     with pytest.raises(VerificationError, match="differs"):
         COREML.lower(program, Spec(Shapes()), tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_an_assertion_without_a_word_is_still_one_line() -> None:
+    from edgekd_exporters.coreml.convert import _Located
+
+    with pytest.raises(InputError, match="the program while translating: AssertionError"):
+        with _Located("translating", {}):
+            raise AssertionError

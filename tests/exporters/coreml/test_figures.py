@@ -44,6 +44,14 @@ def test_counts(shape: tuple, name: str, arguments: dict, expected: int) -> None
     assert multiply_accumulates(op_on(shape, name, **arguments)) == expected
 
 
+def test_attention_counts_scores_and_values() -> None:
+    shapes = {"query": (1, 2, 3, 4), "key": (1, 2, 5, 4), "value": (1, 2, 5, 6)}
+    inputs = {n: mb.placeholder(shape=s, dtype=types.fp32) for n, s in shapes.items()}
+    with Function(inputs, opset_version=ct.target.iOS18) as function:
+        op = mb.scaled_dot_product_attention(**function.inputs).op
+    assert multiply_accumulates(op) == 2 * 3 * 5 * (4 + 6)
+
+
 def test_a_flexible_size_has_no_count() -> None:
     op = op_on((1, get_new_symbol(), 5), "linear", weight=weight(3, 5))
     assert multiply_accumulates(op) is None

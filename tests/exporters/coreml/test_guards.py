@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from edgekd_exporters.coreml.guards import _lint_op, check_package
+from edgekd_exporters.coreml.guards import _lint_op, check_package, numeric
+from edgekd_exporters.coreml.interpreter import compile_function
 from edgekd_exporters.coreml.quiet import coremltools
 from torch import nn
 
@@ -91,6 +92,28 @@ def program_of(program: Program, module: nn.Module) -> Program:
     return dataclasses.replace(
         program, module=module.eval(), outputs=(output,), labels=(), _captures={}
     )
+
+
+def test_an_infinity_that_is_meant_does_not_hide_a_later_row() -> None:
+    """A softmax of some -inf is sound, one of nothing but -inf is NaN."""
+    coremltools()
+    from coremltools.converters.mil.mil import Builder as mb
+    from coremltools.converters.mil.mil import Function, types
+
+    with Function({"x": mb.placeholder(shape=(1, 3), dtype=types.fp32)}) as function:
+        hidden = mb.log(x=function.inputs["x"], epsilon=np.float32(0), name="hidden")
+        function.set_outputs([mb.softmax(x=hidden, axis=-1, name="share")])
+    half, full = (compile_function(function, flag) for flag in (True, False))
+    sound = {"x": np.array([[1, 0, 2]], np.float32)}
+    (warning,) = numeric(half, full, [sound], {})
+    assert warning.level == "warning" and "no output shows it" in warning.message
+    (error,) = numeric(half, full, [sound, {"x": np.zeros((1, 3), np.float32)}], {})
+    assert error.level == "error" and "'share' is not finite" in error.message
+
+
+def test_ops_in_fp32_keep_off_the_neural_engine(lower) -> None:  # type: ignore[no-untyped-def]
+    (width,) = [f for f in COREML.check(lower("fp32")) if "compute in fp32" in f.message]
+    assert width.level == "warning" and "export with fp16" in width.message
 
 
 class Sorting(nn.Module):

@@ -71,6 +71,14 @@ def test_an_old_neural_network(package: Path) -> None:
     spec.neuralNetwork.MergeFromString(b"")
     model_file(package).write_bytes(spec.SerializeToString())
     assert "is a NeuralNetwork" in refusal(package)
+    file = package.with_suffix(".mlmodel")  # what such models come as
+    file.write_bytes(spec.SerializeToString())
+    assert "is a NeuralNetwork" in refusal(file)
+
+
+def test_a_compiled_model(tmp_path: Path) -> None:
+    (tmp_path / "m.mlmodelc").mkdir()
+    assert "is a compiled model" in refusal(tmp_path / "m.mlmodelc")
 
 
 def test_coremltools_is_imported_without_a_word() -> None:

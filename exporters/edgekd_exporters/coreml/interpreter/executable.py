@@ -9,7 +9,7 @@ overflow, underflow and loss of precision, not its order of accumulation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Step:
     inputs: tuple[str, ...]  # names of the variables it reads
     outputs: tuple[str, ...]
     slots: tuple[int, ...]
+    dead: tuple[int, ...] = ()  # slots that nothing reads after this step
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Executable:
             env = self._environment(feeds)
             for step in self.steps:
                 step.run(env)
+                for slot in step.dead:
+                    env[slot] = None
             return {name: _to_numpy(env[self.slots[name]]) for name in self.outputs}
 
     def trace(self, feeds: Mapping[str, np.ndarray]) -> Iterator[tuple[Step, tuple[Any, ...]]]:
@@ -72,6 +75,8 @@ class Executable:
             with torch.inference_mode():
                 step.run(env)
             yield step, tuple(env[slot] for slot in step.slots)
+            for slot in step.dead:
+                env[slot] = None
 
     def _environment(self, feeds: Mapping[str, np.ndarray]) -> Environment:
         missing = self.inputs.keys() - feeds.keys()
@@ -109,7 +114,20 @@ def compile_function(
             slots[name] = len(slots)
             value = _tensor(constants[name], half)
             steps.append(_constant_step(name, slots[name], value))
-    return Executable(tuple(steps), slots, inputs, outputs, half)
+    return Executable(_with_last_reads(steps, slots, outputs), slots, inputs, outputs, half)
+
+
+def _with_last_reads(
+    steps: list[Step], slots: Mapping[str, int], outputs: tuple[str, ...]
+) -> tuple[Step, ...]:
+    """Each step with the slots that it is the last to use, so that a run holds what is live."""
+    used = {slots[name] for name in outputs}
+    result = []
+    for step in reversed(steps):
+        touched = {*step.slots, *(slots[name] for name in step.inputs)}
+        result.append(replace(step, dead=tuple(sorted(touched - used))))
+        used |= touched
+    return tuple(reversed(result))
 
 
 def _constant_step(name: str, slot: int, value: Any) -> Step:
@@ -282,11 +300,14 @@ def _constant(value: Any, attribute: bool, half: bool) -> Any:
 
 
 def _tensor(value: Any, half: bool) -> Any:
-    array = np.ascontiguousarray(value)
-    if array.dtype == np.float16 or array.dtype.kind == "f":
-        return torch.from_numpy(array.astype(np.float32).reshape(np.shape(value)))
-    kind = np.bool_ if array.dtype.kind == "b" else np.int32
-    return torch.from_numpy(array.astype(kind).reshape(np.shape(value)))
+    array = np.asarray(value)
+    if array.dtype.kind == "f":
+        kind: Any = np.float32
+    else:
+        kind = np.bool_ if array.dtype.kind == "b" else np.int32
+    # A weight of fp32 is shared with the program that was read, not held twice.
+    array = np.require(array, kind, ["C", "W"])
+    return torch.from_numpy(array.reshape(np.shape(value)))
 
 
 def _plain(value: Any) -> Any:

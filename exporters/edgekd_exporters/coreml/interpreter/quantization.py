@@ -52,9 +52,14 @@ def dequantize(
 
 
 def unpacked(data: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """Read ``count`` unsigned integers of ``bits`` bits, least significant bit first."""
-    stream = np.unpackbits(data, bitorder="little")[: bits * count].reshape(count, bits)
-    return stream.astype(np.int64) @ (1 << np.arange(bits))
+    """Read ``count`` unsigned integers of up to 8 ``bits``, least significant bit first."""
+    if bits == 8:
+        return data[:count]
+    stream = np.unpackbits(data, count=bits * count, bitorder="little").reshape(count, bits)
+    values = np.zeros(count, np.uint8)
+    for bit in range(bits):  # a byte per value: an embedding has tens of millions of them
+        values |= stream[:, bit] << bit
+    return values
 
 
 def _blocks(parameter: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -88,6 +88,19 @@ def test_attributes_may_be_computed_at_run_time() -> None:
     )
 
 
+def test_a_result_is_dropped_after_its_last_reader() -> None:
+    def body(x: object) -> object:
+        kept = mb.exp(x=x, name="kept")
+        return mb.add(x=mb.tanh(x=mb.abs(x=kept, name="brief")), y=kept, name="sum")
+
+    compiled = compile_function(function_of((2,), types.fp32, body), False)
+    dead = {step.name: step.dead for step in compiled.steps}
+    slots = compiled.slots
+    assert slots["x"] in dead["kept"]
+    assert slots["kept"] in dead["sum"] and slots["kept"] not in dead["brief"]
+    assert all(slots["sum"] not in step.dead for step in compiled.steps)
+
+
 def test_quantize_then_dequantize() -> None:
     scale, zero = np.float32(0.1), np.int8(3)
 
