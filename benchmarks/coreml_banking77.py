@@ -99,7 +99,14 @@ def main() -> int:
     expected = {"logits": np.concatenate([p["logits"] for p in _batches(program, arrays)])}
     exporter = get("coreml")
     spec = Spec(Shapes(lengths=(arguments.length,)), deployment=arguments.deployment)
-    lines, report = [], {"schema": SCHEMA, "deployment": arguments.deployment}
+    lines: list[dict[str, Any]] = []
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "model": Path(arguments.model).name,
+        "parameters": program.parameters,
+        "length": arguments.length,
+        "deployment": arguments.deployment,
+    }
     with tempfile.TemporaryDirectory() as folder:
         bundle = exporter.lower(program, spec, Path(folder) / "fp32")
         if arguments.speed:

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekd.bundle import Bundle
-from edgekd.errors import InputError, nearest
+from edgekd.errors import InputError, VerificationError, nearest
 from edgekd.exporter import Plan
 from edgekd.preprocess import Row
 from edgekd_exporters.coreml import weights as weight_list
@@ -23,6 +25,7 @@ from edgekd_exporters.coreml.session import package_path, read_modules
 SPARSITY = 0.75  # the least at which Core ML's sparse weights are also faster (Apple's tables)
 GROUP = 16  # output channels that share one lookup table
 BLOCK = 32  # inputs that share one int4 scale
+DESTROYED = 0.9  # |compressed - float| / |float| of a weight at which it is not that weight
 
 
 def write(bundle: Bundle, plan: Plan, calibration: Sequence[Row], out: Path) -> list[str]:
@@ -37,7 +40,8 @@ def write(bundle: Bundle, plan: Plan, calibration: Sequence[Row], out: Path) -> 
         model = to_half(model)
     modules = read_modules(bundle.path)
     exceptions: list[str] = []
-    names = weight_list.chosen(_weights(model, modules), plan)
+    full = _weights(model, modules)
+    names = weight_list.chosen(full, plan)
     if any(rung.activations for rung in rungs.values()):
         from edgekd_exporters.coreml import activations
 
@@ -46,8 +50,9 @@ def write(bundle: Bundle, plan: Plan, calibration: Sequence[Row], out: Path) -> 
     for stage in range(max(len(rung.weights) for rung in rungs.values())):
         model = _stage(model, stage, plan, rungs, modules, exceptions)
     save(model, classify, out)
-    exceptions += _left_float(Package.open(out).program(), plan, rungs, modules)
-    return exceptions
+    program = Package.open(out).program()
+    _refuse_destroyed(full, weight_list.find(program, modules))
+    return exceptions + _left_float(program, plan, rungs, modules)
 
 
 def detached(package: Package) -> tuple[Any, Any]:
@@ -202,6 +207,27 @@ def _configuration(
         weight_threshold=0 if kind == "table8" else weight_list.LEAST - 1,
         **scales,
     )
+
+
+def _refuse_destroyed(full: list[weight_list.Weight], made: list[weight_list.Weight]) -> None:
+    """Raise :class:`VerificationError` for a weight that no longer resembles the one it encodes.
+
+    A scale applied twice, or to the wrong axis, gives a relative error near 1 or far above; the
+    coarsest honest form, three quarters pruned and four bits, stays well below ``DESTROYED``.
+    """
+    floats = {weight.stem: weight.source for weight in full}
+    for weight in made:
+        if not weight.compressed:
+            continue
+        before = weight_list.dense(floats[weight.stem]).astype(np.float32)
+        after = weight_list.dense(weight.source).astype(np.float32)
+        error = float(np.linalg.norm(after - before)) / max(float(np.linalg.norm(before)), 1e-12)
+        if not error <= DESTROYED:
+            raise VerificationError(
+                f"{weight.group}: its compressed weight '{weight.name}' differs from the float one"
+                f" by {error:.2g} relative, coremltools encoded it wrongly; nothing was written."
+                " Give that group another precision"
+            )
 
 
 def _left_float(

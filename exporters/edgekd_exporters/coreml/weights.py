@@ -41,6 +41,12 @@ class Weight:
     bytes: int
     compressed: bool
     consumer: str  # the first op that reads it
+    source: Any  # the PyMIL op that yields it
+
+    @property
+    def stem(self) -> str:
+        """Its name without what casts and compressors append."""
+        return _stem(self.name)
 
 
 def weighted(bundle: Bundle) -> list[Weight]:
@@ -78,8 +84,24 @@ def find(program: Any, modules: Mapping[str, str]) -> list[Weight]:
                 bytes=_stored(source),
                 compressed=packed,
                 consumer=op.op_type,
+                source=source,
             )
     return list(found.values())
+
+
+def dense(op: Any) -> np.ndarray:
+    """The values that a chain of ``constexpr_*`` ops yields, by our own decompression."""
+    from edgekd_exporters.coreml.interpreter.quantization import CONSTEXPR
+
+    if op.op_type == "const":
+        return np.asarray(op.outputs[0].val)
+    arguments = {}
+    for name, var in op.inputs.items():
+        if var is not None:
+            value = dense(var.op)
+            several = isinstance(value, tuple)
+            arguments[name] = value[var.op.outputs.index(var)] if several else value
+    return CONSTEXPR[op.op_type](**arguments)
 
 
 def chosen(weights: list[Weight], plan: Plan) -> dict[str, str]:

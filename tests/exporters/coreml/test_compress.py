@@ -222,6 +222,26 @@ def test_joint_forms_chain_their_decompressions(
     )
 
 
+def test_a_weight_that_a_compressor_destroys_is_never_published(
+    lower,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
+) -> None:
+    """The same defect while compressing, where the golden outputs would be taken from it."""
+    from coremltools.optimize import _utils
+
+    quantize = _utils.quantize_weight_by_dtype
+
+    def twice(*args: Any, **kwargs: Any) -> Any:
+        levels, scale, zero = quantize(*args, **kwargs)
+        return levels, scale * scale, zero
+
+    monkeypatch.setattr(_utils, "quantize_weight_by_dtype", twice)
+    with pytest.raises(VerificationError, match=r"^bert\..*encoded it wrongly"):
+        COREML.compress(lower("fp16"), Plan("int8"), (), tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
 def test_damaged_weights_fail_against_the_golden_outputs(
     lower,
     program: Program,

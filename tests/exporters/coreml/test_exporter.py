@@ -16,6 +16,7 @@ from edgekd.bundle import Bundle
 from edgekd.errors import InputError, VerificationError
 from edgekd.exporter import Runtime, Spec, get, verify
 from edgekd.program import Program, Shapes
+from edgekd.wrap import wrap
 
 COREML = get("coreml")
 
@@ -120,6 +121,25 @@ def test_a_range_of_lengths_runs_at_any(lower, program: Program) -> None:  # typ
         np.testing.assert_allclose(session.run(arrays)["logits"], expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match=r"1x13, the package takes 1x1\.\.12"):
         session.run({k: np.ones((1, 13), np.int32) for k in ("input_ids", "attention_mask")})
+
+
+def test_pairs_of_texts_keep_their_token_types(program: Program, tmp_path: Path) -> None:
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    paired = wrap(
+        program.module.model,
+        tasks.get("text-classification"),
+        dataclasses.replace(program.preprocessor, inputs=names),
+        program.labels,
+        [{"text": "w1 w2", "text_pair": "w3"}, {"text": "w4 w5", "text_pair": "w6 w7"}],
+    )
+    bundle = COREML.lower(paired, Spec(Shapes(), compute="fp16"), tmp_path / "b")
+    assert [feature.name for feature in spec_of(bundle).description.input] == list(names)
+    _, inputs, _ = bundle.golden()
+    assert inputs["token_type_ids"].sum(1).tolist() == [2, 3]  # the second text and its [SEP]
+    apart = {name: np.array(value[:1]) for name, value in inputs.items()}
+    with_types = reference(bundle).run(apart)["logits"]
+    without = reference(bundle).run({**apart, "token_type_ids": 0 * apart["token_type_ids"]})
+    assert not np.allclose(with_types, without["logits"])
 
 
 def test_a_batch_is_refused(program: Program, tmp_path: Path) -> None:
@@ -231,6 +251,6 @@ def test_wrong_numbers_are_not_published(
 def test_an_assertion_without_a_word_is_still_one_line() -> None:
     from edgekd_exporters.coreml.convert import _Located
 
-    with pytest.raises(InputError, match="the program while translating: AssertionError"):
-        with _Located("translating", {}):
-            raise AssertionError
+    said = "the program while translating: AssertionError"
+    with pytest.raises(InputError, match=said), _Located("translating", {}):
+        raise AssertionError
