@@ -246,7 +246,7 @@ def get(name: str) -> Exporter:
 
 def for_model_file(path: Path) -> Exporter | None:
     """The exporter that can check a bare model file such as ``X.mlpackage``, if there is one."""
-    if path.suffix != ".mlpackage" or not path.exists():
+    if path.suffix not in (".mlpackage", ".mlmodel", ".mlmodelc") or not path.exists():
         return None
     exporter = get("coreml")
     return exporter if path.suffix in exporter.model_suffixes else None

@@ -212,6 +212,7 @@ class Recipe(_Section):
     budget: Budget = Budget()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     license: str | None = None
+    author: str | None = None  # both travel into the packages that carry metadata
 
     @model_validator(mode="after")
     def _served_lengths(self) -> Recipe:

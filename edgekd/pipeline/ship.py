@@ -176,6 +176,8 @@ def _spec(context: Context, target: Target, exporter: Exporter) -> Spec:
     metadata = {"name": recipe.name, "task": recipe.task}
     if recipe.license:
         metadata["license"] = recipe.license
+    if recipe.author:
+        metadata["author"] = recipe.author
     return Spec(
         shapes=Shapes(target.batch, tuple(target.lengths)),
         compute="fp32" if "fp32" in target.precisions else exporter.default_compute,

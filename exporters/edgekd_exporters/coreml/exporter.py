@@ -31,7 +31,7 @@ class CoreMLExporter(Exporter):
     name = "coreml"
     default_precisions = ("fp16", "int8")
     default_compute = "fp16"
-    model_suffixes = (".mlpackage",)
+    model_suffixes = (".mlpackage", ".mlmodel", ".mlmodelc")  # the last two are told apart
     tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
     runtime_modules = ("coremltools", "torch")
 
