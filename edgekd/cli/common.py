@@ -42,8 +42,11 @@ def bundle_of(source: str | Path) -> Iterator[Bundle]:
         opened.check_files()
         yield opened
         return
-    if not folder.exists() and (folder.is_absolute() or str(source).startswith(".")):
-        raise InputError(f"{source} does not exist; name a bundle, a model directory or an id")
+    if not folder.exists() and str(source).strip("./~").count("/") != 1:
+        raise InputError(
+            f"{source} does not exist: it is not a bundle and not a model directory, and a Hugging"
+            " Face id is written organisation/name"
+        )
     from edgekd import exporter, models, tasks
     from edgekd.exporter import Spec
     from edgekd.program import Shapes
