@@ -39,6 +39,29 @@ def in_training(out: Path) -> bool:
     return any((out / "partial").glob("*/training/checkpoint-*/complete"))
 
 
+def moments(out: Path, kills: int) -> list[tuple[str, float]]:
+    """Stage and share of it at moments spread evenly over what the undisturbed run took."""
+    stages = json.loads((out / "report.json").read_text())["stages"]
+    total = sum(row["seconds"] for row in stages)
+    found = []
+    for number in range(kills):
+        left = total * (number + 0.5) / kills
+        for row in stages:
+            if left <= row["seconds"]:
+                found.append((row["name"], left / max(row["seconds"], 1e-9)))
+                break
+            left -= row["seconds"]
+    return found
+
+
+def reached(out: Path, name: str) -> bool:
+    """Whether the run is in this stage, or past it."""
+    return (
+        bool(list((out / "partial").glob(f"{name}.*")))
+        or (out / "stages" / f"{name}.json").is_file()
+    )
+
+
 def numbers(out: Path) -> dict[str, object]:
     document = json.loads((out / "report.json").read_text())
     rows = {row["id"]: row for row in document["models"]}
@@ -57,32 +80,28 @@ def main() -> int:
         print("the undisturbed run failed")
         return 1
     duration = time.monotonic() - started
-    print(f"undisturbed: {duration:.0f} s")
+    print(f"undisturbed: {duration:.0f} s", flush=True)
     out, inside = root / "killed", 0
-    spent = 0.0
-    for number in range(arguments.kills):
-        moment = duration * (number + 0.5) / arguments.kills
+    seconds = {
+        row["name"]: row["seconds"]
+        for row in json.loads((root / "calm" / "report.json").read_text())["stages"]
+    }
+    for number, (name, share) in enumerate(moments(root / "calm", arguments.kills), 1):
         process = start(arguments.recipe, out)
+        while process.poll() is None and not reached(out, name):
+            time.sleep(0.02)
         begun = time.monotonic()
-        # The k-th kill falls where the undisturbed run was after (k + 1/2)/n of its time; where
-        # too few have hit a training yet, wait for the next one that has a checkpoint.
-        left = arguments.kills - number
-        while process.poll() is None:
-            ran = spent + time.monotonic() - begun
-            training = in_training(out)
-            if ran >= moment and (training or inside >= 2 or left > 2 - inside):
-                break
-            time.sleep(0.05)
+        # A machine that became faster must not let the stage end first: half of its time at most.
+        while process.poll() is None and time.monotonic() - begun < share * seconds[name] / 2:
+            time.sleep(0.02)
         if process.poll() is not None:
-            print(f"kill {number + 1}: the run was already over")
+            print(f"kill {number}: the run was already over", flush=True)
             break
-        spent += time.monotonic() - begun
         inside += in_training(out)
-        where = stage(out)
+        where, note = stage(out), " (inside training)" if in_training(out) else ""
         process.kill()
         process.wait()
-        note = " (inside training)" if in_training(out) else ""
-        print(f"kill {number + 1}: after {spent:.0f} s of work, in {where}{note}")
+        print(f"kill {number}: aimed at {share:.0%} of {name}, hit {where}{note}", flush=True)
     if start(arguments.recipe, out).wait():
         print("the killed run did not end well")
         return 1
