@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from edgekd.cli.common import JsonOption, emit
 from edgekd.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
 
     from edgekd.bundle import Bundle
@@ -140,6 +140,8 @@ def _stored(
     folder: Path, task: Task, rows: Sequence[Row], labels: Sequence[str]
 ) -> Mapping[str, np.ndarray]:
     """A store holds no class names: its classes stand in the order the student was given."""
+    import numpy as np
+
     from edgekd.signals import SignalStore, keys
 
     store = SignalStore.open(folder)
