@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgekd.errors import InputError
 from edgekd_exporters.coreml.interpreter.registry import kernel
 
 _CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -239,7 +240,10 @@ def resize_bilinear(
         "DEFAULT": _edge_positions,
     }
     if sampling_mode not in positions:
-        raise NotImplementedError(f"resize_bilinear with sampling_mode {sampling_mode}")
+        raise InputError(
+            f"the interpreter has no resize_bilinear with sampling_mode {sampling_mode}; it knows"
+            f" {', '.join(positions)}: export the model with one of these"
+        )
     return _bilinear(x, size, positions[sampling_mode])
 
 
