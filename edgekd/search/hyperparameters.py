@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgekd.errors import EdgekdError, InputError
 from edgekd.search.journal import alive, lives, locked, open_journal
+from edgekd.space import Choices, Range, Space
 
 if TYPE_CHECKING:
     import optuna
@@ -35,24 +36,6 @@ FEW = 10  # complete trials below which importance would be noise
 WAIT_SECONDS = 0.2  # between two looks at what other processes still run
 
 
-@dataclass(frozen=True)
-class Range:
-    """Numbers from ``low`` to ``high``, both included; drawn evenly, or so on a log scale."""
-
-    low: float
-    high: float
-    log: bool = False
-    whole: bool = False
-
-
-@dataclass(frozen=True)
-class Choices:
-    """A few values, each plain JSON."""
-
-    values: tuple[Any, ...]
-
-
-Space = Mapping[str, Range | Choices]
 State = Literal["complete", "pruned", "failed", "running"]
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from edgekd.errors import InputError
-from edgekd.search.hyperparameters import Choices, Range, Report, Study, Trial
+from edgekd.search.hyperparameters import Report, Study, Trial
 from edgekd.search.journal import alive, lives, locked
+from edgekd.space import Choices, Range
 
 SPACE = {
     "temperature": Range(0.5, 8, log=True),
