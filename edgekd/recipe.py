@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from edgekd import tasks
+from edgekd import space, tasks
 from edgekd.errors import EdgekdError, InputError, nearest
 
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
@@ -46,6 +55,14 @@ def parse_milliseconds(value: Any) -> float:
     return float(match[1]) * (1000 if match[2] == "s" else 1)
 
 
+def parse_seconds(value: Any) -> float:
+    """``30 min`` -> 1800.0; a bare number is seconds."""
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*(s|min|h)?\s*", str(value).lower())
+    if not match:
+        raise ValueError(f"'{value}' is not a duration; write it as 30 min")
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600}[match[2] or "s"]
+
+
 def parse_factor(value: Any) -> float:
     """``5x`` -> 5.0."""
     try:
@@ -58,6 +75,7 @@ Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 Share = Annotated[float, BeforeValidator(parse_share), Field(ge=0)]
 Milliseconds = Annotated[float, BeforeValidator(parse_milliseconds), Field(gt=0)]
 Factor = Annotated[float, BeforeValidator(parse_factor), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -176,6 +194,39 @@ class Student(_Section):
         return self
 
 
+# Settings that a search may change, beside the student's shape.
+SEARCHED = (
+    "temperature",
+    "method",
+    *(name for name in Distill.model_fields if name.endswith("_weight")),
+    "learning_rate",
+    "epochs",
+    "batch_size",
+    "weight_decay",
+    "warmup",
+    "schedule",
+)
+
+
+class Tune(_Section):
+    """Settings searched on rows held out of the training data, before the student is trained."""
+
+    trials: Count = 30  # in all, the recipe's own setting among them
+    timeout: Seconds | None = None  # no trial is begun after it
+    jobs: Count = 1  # processes
+    epochs: Count | None = None  # at most, of one trial
+    rows: Count | None = None  # training rows of one trial; all by default
+    space: dict[str, Any] | None = None  # see edgekd.space; a default one where absent
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _parsed(cls, value: Any) -> Any:
+        fields = {name: Distill.model_fields[name] for name in SEARCHED}
+        known = {n: TypeAdapter(Annotated[f.annotation, f]) for n, f in fields.items()}
+        known["student"] = TypeAdapter(Student)
+        return None if value is None else space.parse(value, known)
+
+
 class Target(_Section):
     """One export target; unset values are the exporter's defaults."""
 
@@ -207,10 +258,12 @@ class Recipe(_Section):
     data: Data
     student: Student = Student()
     distill: Distill = Distill()
+    tune: Tune | None = None  # searched first, where it is given
     targets: dict[str, Target] = {"onnx": Target()}
     profiles: list[str] = ["host"]
     budget: Budget = Budget()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1  # of student and control: seed, seed + 1, …
     license: str | None = None
     author: str | None = None  # both travel into the packages that carry metadata
 
