@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -369,6 +370,8 @@ def _keys(location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         field = model.model_fields.get(str(part)) if hasattr(model, "model_fields") else None
         model = Target if field is None else field.annotation
+        if isinstance(model, UnionType):  # a section that may be absent
+            model = get_args(model)[0]
         if getattr(model, "__origin__", None) is dict:
             model = Target
     return list(getattr(model, "model_fields", {}))
