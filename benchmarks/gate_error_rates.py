@@ -20,6 +20,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from edgekd.bench.gate import Arm, gate, measure_pair
 from edgekd.bench.measure import HERE, spread
 from edgekd.bench.sequential import Pair, Plan
 from edgekd.bench.worker import write_feeds
-from edgekd.bundle import Bundle, sha256
+from edgekd.bundle import MANIFEST, Bundle, sha256
 from edgekd.data import read_rows
 
 OUT = Path(__file__).parent / "gate_error_rates"
@@ -251,9 +252,10 @@ def _chain(folder: Path, products: int) -> None:
     del graph.value_info[:]
     assert graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
     onnx.save(model, file)
-    manifest = json.loads((folder / "bundle.json").read_text())
-    manifest["files"][file.name] = sha256(file)
-    (folder / "bundle.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    manifest = Bundle.open(folder).manifest
+    manifest = replace(manifest, files={**manifest.files, file.name: sha256(file)})
+    manifest = replace(manifest, digest=manifest.seal())
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
 
 
 def _rows(bundle: Path, data: Path) -> Sequence[Any]:

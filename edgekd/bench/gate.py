@@ -121,6 +121,7 @@ def gate(
     bundles = {"baseline": Bundle.open(baseline), "candidate": Bundle.open(candidate)}
     check_comparable(bundles["baseline"], bundles["candidate"])
     for bundle in bundles.values():
+        bundle.check_files()
         check_target(bundle, profile)
     exact = compare_exact(bundles["baseline"], bundles["candidate"], exact_tolerance)
     picked = spread(rows, bundles["baseline"])
@@ -154,19 +155,26 @@ def refuse_stored(artifact: Path) -> None:
         return
     try:
         document = json.loads(artifact.read_text(encoding="utf-8"))
-        benches = document["bundles"] if document.get("schema") == "edgekd.bench/1" else None
-    except (ValueError, KeyError, AttributeError):
-        benches = None
-    if benches is None:
+        then = _machine_of(document)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        then = None
+    if then is None:
         raise InputError(f"{artifact} is not a bundle: a gate compares bundle folders")
-    rows = [row for rows in benches.values() for row in rows]
-    then = rows[0]["details"]["environment"] if rows else {}
     differs = environment.comparable(then, environment.describe())
     where = f"another machine ({', '.join(differs)} differ)" if differs else "another time"
     raise InconclusiveError(
         f"{artifact} holds stored milliseconds from {where}, which are not comparable; give the"
         " baseline's bundle, so that both can be measured side by side now"
     )
+
+
+def _machine_of(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The fingerprint in what ``bench``, ``run`` or ``gate`` wrote; None for another document."""
+    schema = document.get("schema")
+    if schema == "edgekd.bench/1":
+        rows = [row for rows in document["bundles"].values() for row in rows]
+        return rows[0]["details"]["environment"]
+    return document["environment"] if schema in ("edgekd.report/1", SCHEMA) else None
 
 
 def check_plan(plan: Plan) -> None:

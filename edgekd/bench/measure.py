@@ -84,7 +84,10 @@ def compare(
                 with transport.start(str(bundle.path)) as runner:
                     prepare(runner, bundle, feeds[name], profile, transport)
                     peaks[name] = runner.ask("memory", passes=2)
-            for clients in profile.clients:
+        for clients in profile.clients:  # side by side, so that a busy minute falls on all
+            for name, bundle in opened.items():
+                if found[name][0]["kind"] != "native":
+                    continue
                 with transport.start(str(bundle.path)) as runner:
                     cores = prepare(runner, bundle, feeds[name], profile, transport)
                     loads[name].append(_load(runner, clients, profile, cores["environment"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def bench(
             row = measurement.to_dict(raw=False)
             latency = row.get("latency_ms") or {}
             table.add_row(
-                Path(name).name,
+                name,
                 profile.name,
                 _p50(latency),
                 _ms(latency.get("p90")),
@@ -46,19 +45,27 @@ def bench(
             )
             why = row.get("missing") or row.get("method")
             if why:
-                notes.append(f"{Path(name).name}, {profile.name}: {why}")
+                notes.append(f"{name}, {profile.name}: {why}")
     console.print(table)
-    for name, pairs in found.items():
-        for profile, measurement in pairs:
-            if measurement.concurrency:
-                console.print(_concurrency(f"{Path(name).name}, {profile.name}", measurement))
+    for profile_name in dict.fromkeys(p.name for pairs in found.values() for p, _ in pairs):
+        loads = {
+            name: measurement.concurrency
+            for name, pairs in found.items()
+            for profile, measurement in pairs
+            if profile.name == profile_name and measurement.concurrency
+        }
+        if loads:
+            console.print(_concurrency(profile_name, loads))
     for note in notes:
         console.print(f"  {note}", markup=False)
     for line in lines:
         value = "unknown" if line.value is None else _unit(line.name, line.value)
+        if line.range:
+            low, high = (_unit(line.name, end) for end in line.range)
+            value = f"projected {low} to {high}"
         limit = _unit(line.name, line.limit)
         console.print(
-            f"  {line.status}: {Path(line.bundle).name}, {line.profile}: {line.name} {value}"
+            f"  {line.status}: {line.bundle}, {line.profile}: {line.name} {value}"
             f" (at most {limit})",
             markup=False,
         )
@@ -142,20 +149,25 @@ def gate_chart(result: GateResult) -> list[dict[str, Any]]:
     ]
 
 
-def _concurrency(title: str, measurement: Measurement) -> Any:
+def _concurrency(title: str, loads: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+    """Bundles side by side at each number of clients."""
     from rich.table import Table
 
-    table = Table("clients", "per second", "p50", "p99", "samples", "a million cost", title=title)
-    for load in measurement.concurrency:
-        cost = load.get("cost_per_million")
-        table.add_row(
-            str(load["clients"]),
-            f"{load['throughput_per_s']:.0f}",
-            _ms(load["p50"]),
-            _ms(load["p99"]),
-            str(load["samples"]),
-            f"{cost['cost']:.3g} {cost['currency']}" if cost else "-",
-        )
+    table = Table(
+        "clients", "bundle", "per second", "p50", "p99", "samples", "a million cost", title=title
+    )
+    for at_once in zip(*loads.values(), strict=True):
+        for name, load in zip(loads, at_once, strict=True):
+            cost = load.get("cost_per_million")
+            table.add_row(
+                str(load["clients"]),
+                name,
+                f"{load['throughput_per_s']:.0f}",
+                _ms(load["p50"]),
+                _ms(load["p99"]),
+                str(load["samples"]),
+                f"{cost['cost']:.3g} {cost['currency']}" if cost else "-",
+            )
     return table
 
 

@@ -85,7 +85,9 @@ class Worker:
             if elapsed >= limit or (whole and elapsed >= seconds):
                 break
         after = environment.energy_joules()
-        joules = None if energy is None or after is None else (after - energy) / len(samples)
+        joules = None
+        if energy is not None and after is not None and after >= energy:  # the counters wrap
+            joules = (after - energy) / len(samples)
         steal = environment.steal_percent(ticks, environment.cpu_ticks())
         return {"samples_ms": samples, "joules": joules, "steal_percent": steal}
 

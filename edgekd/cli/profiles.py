@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from edgekd.profiles import Profile
 
 
+_SHOWN = ("target", "where", "device", "runtime", "memory_cap", "budget", "clients", "price")
+
+
 def profiles(
     names: Annotated[
         list[str] | None,
@@ -60,8 +63,15 @@ def _details(console: Console, chosen: list[Profile]) -> None:
     for profile in chosen:
         console.print(f"{profile.name}: {profile.title}", markup=False)
         values: dict[str, Any] = profile.model_dump(mode="json", exclude_none=True)
-        for name in ("target", "where", "runtime", "budget", "clients", "price"):
+        for name in _SHOWN:
             if values.get(name):
-                console.print(f"  {name}: {values[name]}", markup=False)
+                console.print(f"  {name}: {_words(values[name])}", markup=False)
         for name, figure in profile.hardware.items():
             console.print(f"  {name}: {figure.value}  ({figure.source})", markup=False)
+
+
+def _words(value: Any) -> str:
+    """``threads 1, spinning False`` for a section, the value itself otherwise; sizes are bytes."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {item}" for name, item in value.items() if item not in ({}, None))

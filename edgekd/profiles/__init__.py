@@ -96,6 +96,9 @@ def load(name_or_path: str | Path, beside: Path | None = None) -> Profile:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         known = available(beside)
+        own = (beside or Path()) / f"{name_or_path}.yaml"
+        if beside is not None and own.is_file():
+            known[str(name_or_path)] = own  # even one that lacks a key: it is told which
         if str(name_or_path) not in known:
             raise InputError(
                 f"unknown profile '{name_or_path}'{nearest(str(name_or_path), list(known))}; the"
