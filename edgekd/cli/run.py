@@ -22,6 +22,12 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="An unchecked budget line is inconclusive (exit 3).")
     ] = False,
+    gate_projections: Annotated[
+        bool,
+        typer.Option(
+            "--gate-projections", help="A projected range decides its budget line as well."
+        ),
+    ] = False,
     json_path: JsonOption = None,
 ) -> None:
     """Distil, export, quantize, check and measure, as a recipe says; leave a report.
@@ -34,7 +40,9 @@ def run(
 
     loaded = recipes.load(recipe)
     folder = out or Path("runs") / loaded.name
-    document = pipeline.run(loaded, recipe, folder, strict=strict)
+    document = pipeline.run(
+        loaded, recipe, folder, strict=strict, gate_projections=gate_projections
+    )
     emit(document.to_dict(), json_path, lambda console: _show(console, document, folder))
     raise typer.Exit(document.verdict.exit_code)
 

@@ -23,7 +23,14 @@ from edgekd.report.document import Document
 __all__ = ["distill", "run"]
 
 
-def run(recipe: Recipe, source: Path, out: Path, *, strict: bool = False) -> Document:
+def run(
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    *,
+    strict: bool = False,
+    gate_projections: bool = False,
+) -> Document:
     """Run ``recipe`` (read from ``source``) in the directory ``out``; return its report.
 
     Raises :class:`InputError` for what the user can mend, before any training where it can be
@@ -38,7 +45,8 @@ def run(recipe: Recipe, source: Path, out: Path, *, strict: bool = False) -> Doc
         built = ship.build(context, models)
         scores = {b.path: ship.score(context, b, labelled) for b in built}
         benches = {p.name: ship.bench(context, p, built) for p in ship.chosen_profiles(context)}
-        return _report(context, models, built, scores, benches, labelled, strict)
+        rules = {"strict": strict, "gate_projections": gate_projections}
+        return _report(context, models, built, scores, benches, labelled, rules)
 
 
 def distill(recipe: Recipe, beside: Path, out: Path) -> dict[str, Any]:
@@ -72,14 +80,14 @@ def _report(
     scores: dict[str, Done],
     benches: dict[str, Done],
     labelled: Done,
-    strict: bool,
+    rules: dict[str, bool],
 ) -> Document:
     from edgekd.pipeline import document
     from edgekd.report.card import model_card
     from edgekd.report.html import render
 
     document.analyse(context, models, labelled)
-    report = document.assemble(context, models, built, scores, benches, strict=strict)
+    report = document.assemble(context, models, built, scores, benches, **rules)
     report.write(context.run.path / "report.json")
     (context.run.path / "report.html").write_text(render(report), encoding="utf-8")
     teacher = context.recipe.teacher.model or context.recipe.teacher.base

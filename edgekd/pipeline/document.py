@@ -42,10 +42,11 @@ def assemble(
     benches: Mapping[str, Done],
     *,
     strict: bool = False,
+    gate_projections: bool = False,
 ) -> Document:
     """Build the report document of a finished run."""
     rows = [_bundle_row(b, scores[b.path], benches) for b in built]
-    lines, chosen = _judge(context, rows, benches)
+    lines, chosen = _judge(context, rows, benches, gate_projections)
     rows_read = context.run.done["data"].result
     analysis = context.run.done["analysis"].result
     return Document(
@@ -181,7 +182,10 @@ def _bundle_row(built: Built, scored: Done, benches: Mapping[str, Done]) -> Bund
 
 
 def _judge(
-    context: Context, rows: Sequence[BundleRow], benches: Mapping[str, Done]
+    context: Context,
+    rows: Sequence[BundleRow],
+    benches: Mapping[str, Done],
+    gate_projections: bool = False,
 ) -> tuple[list[Line], str | None]:
     """Budget lines of the best bundle of each profile, and of targets that no profile times."""
     lines: list[Line] = []
@@ -195,7 +199,7 @@ def _judge(
         speedups = benches[profile.name].result["speedup"] if profile else {}
         limits = _limits(context.recipe.budget, profile)
         judged = [
-            (row, _lines(limits, row, profile, speedups.get(row.path)))
+            (row, _lines(limits, row, profile, speedups.get(row.path), gate_projections))
             for row in students
             if row.target == target
         ]
@@ -207,9 +211,12 @@ def _judge(
 
 
 def _limits(own: Budget, profile: Profile | None) -> dict[str, float]:
-    """The recipe's budget, and where it is silent the profile's."""
+    """The recipe's budget, and where it is silent the profile's; no more memory than its cap."""
     given = profile.budget.model_dump(exclude_none=True) if profile else {}
-    return given | own.model_dump(exclude_none=True)
+    limits = given | own.model_dump(exclude_none=True)
+    if profile and profile.memory_cap:
+        limits["memory"] = min(limits.get("memory", profile.memory_cap), profile.memory_cap)
+    return limits
 
 
 def _bench_of(row: BundleRow, profile: Profile | None) -> Bench | None:
@@ -235,6 +242,7 @@ def _lines(
     row: BundleRow,
     profile: Profile | None,
     speedup: Sequence[float] | None,
+    gate_projections: bool = False,
 ) -> list[Line]:
     """One line per limit. A value that was not measured there is unchecked, with the reason."""
     bench = _bench_of(row, profile)
@@ -262,6 +270,7 @@ def _lines(
                 profile=None if evidence or profile is None else profile.name,
                 bundle=row.path,
                 reason=why if value is None else None,
+                gate_projections=gate_projections,
             )
         )
     return lines

@@ -56,6 +56,9 @@ class Line(BaseModel):
         budget = BUDGETS[self.name]
         where = f" ({self.profile})" if self.profile else ""
         asked = f"{budget.direction} {units.short(budget.format(self.limit))} was asked"
+        if self.range is not None:
+            low, high = map(budget.format, self.range)
+            return f"{budget.title}{where} is projected from {low} to {high}, {asked}"
         if self.value is None:
             return f"{budget.title}{where} is unknown, {asked}"
         return f"{budget.title}{where} is {budget.format(self.value)}, {asked}"
@@ -83,12 +86,14 @@ def check(
     bundle: str | None = None,
     reason: str | None = None,
     interval: tuple[float, float] | None = None,
+    gate_projections: bool = False,
 ) -> Line:
     """Hold one value against its limit.
 
     The point estimate decides; with ``interval`` given, a limit inside the interval is
     inconclusive instead. None is unchecked, and so is a pair: that is a projected range, and a
-    projection never gates.
+    projection does not gate. Under ``gate_projections`` it does: passed or failed where the whole
+    range lies on one side of the limit, otherwise inconclusive.
 
     Raises :class:`InputError` for an unknown budget line.
     """
@@ -100,6 +105,8 @@ def check(
     if isinstance(value, tuple):
         value, evidence = None, "projected"
         status, reason = "unchecked", reason or "a projection does not decide"
+        if gate_projections:
+            status, reason = _side(name, limit, projected)
     elif value is None:
         status, reason = "unchecked", reason or "not obtained"
     elif interval and interval[0] <= limit <= interval[1]:
@@ -117,6 +124,17 @@ def check(
         profile=profile,
         bundle=bundle,
         reason=reason,
+    )
+
+
+def _side(name: str, limit: float, span: tuple[float, float]) -> tuple[LineStatus, str | None]:
+    """On which side of the limit a projected range lies, where all of it does."""
+    kept = [v >= limit if BUDGETS[name].direction == "at least" else v <= limit for v in span]
+    if all(kept):
+        return "passed", None
+    return ("inconclusive", "the limit lies inside the projected range") if any(kept) else (
+        "failed",
+        None,
     )
 
 
