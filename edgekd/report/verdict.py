@@ -102,7 +102,7 @@ def check(
         raise InputError(f"unknown budget line '{name}'{nearest(name, known)}; known: {known}")
     status: LineStatus
     projected = value if isinstance(value, tuple) else None
-    if isinstance(value, tuple):
+    if projected is not None:
         value, evidence = None, "projected"
         status, reason = "unchecked", reason or "a projection does not decide"
         if gate_projections:
@@ -132,10 +132,9 @@ def _side(name: str, limit: float, span: tuple[float, float]) -> tuple[LineStatu
     kept = [v >= limit if BUDGETS[name].direction == "at least" else v <= limit for v in span]
     if all(kept):
         return "passed", None
-    return ("inconclusive", "the limit lies inside the projected range") if any(kept) else (
-        "failed",
-        None,
-    )
+    if not any(kept):
+        return "failed", None
+    return "inconclusive", "the limit lies inside the projected range"
 
 
 def verdict(lines: Sequence[Line], *, strict: bool = False) -> Verdict:
