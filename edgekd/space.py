@@ -103,6 +103,8 @@ def _checked(key: str, value: Any, adapter: TypeAdapter[Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in (key, *first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise ValueError(f"unknown key '{where}' in {value!r}") from error
         message = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{where}: {message} (got {value!r})") from error
 
