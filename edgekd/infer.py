@@ -21,10 +21,12 @@ def forward(
     """One batch: the named ``outputs`` as float32 arrays [rows, …]."""
     import torch
 
-    feeds = {k: torch.from_numpy(v) for k, v in model.preprocessor.encode(rows).items()}
+    device = next(model.model.parameters()).device  # inside a training it may be elsewhere
+    encoded = model.preprocessor.encode(rows)
+    feeds = {k: torch.from_numpy(v).to(device) for k, v in encoded.items()}
     with torch.inference_mode():
         said = model.model(**feeds)
-    return {name: getattr(said, name).float().numpy() for name in outputs}
+    return {name: getattr(said, name).float().cpu().numpy() for name in outputs}
 
 
 def predict(

@@ -53,11 +53,13 @@ def train(
     folder: Path,
     what: str,
     steps: int | None = None,
+    after_epoch: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Train ``model`` in place; checkpoints live in ``folder`` until the caller removes it.
 
     ``steps`` replaces what epochs make of the rows, so that a control takes as many steps as its
-    student. What the objective owns (projections) is trained beside the model and dropped. The
+    student. ``after_epoch`` is called with the model in evaluation mode; True ends the training.
+    What the objective owns (projections) is trained beside the model and dropped. The
     model comes back on the CPU, wherever it was trained. Raises :class:`InputError` where the loss
     stops being finite.
     """
@@ -98,6 +100,8 @@ def train(
             callbacks=[_Checkpoints(objective), _Report(advance, max(steps // 200, 1))],
         )
         trainer.remove_callback(PrinterCallback)
+        if after_epoch is not None:
+            trainer.add_callback(_AfterEpoch(after_epoch))
         trainer.transfer, trainer.order, trainer.read = transfer, order, read
         objective.to(arguments.device)
         checkpoint = last_checkpoint(folder)
@@ -234,6 +238,18 @@ class _Checkpoints(TrainerCallback):
                 shutil.rmtree(older)
         self.last = time.monotonic()
         self.cost = self.last - self.asked
+
+
+class _AfterEpoch(TrainerCallback):
+    """Ask after each epoch whether to go on."""
+
+    def __init__(self, ask: Callable[[], bool]) -> None:
+        self.ask = ask
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        model.eval()
+        control.should_training_stop |= self.ask()
+        model.train()
 
 
 class _Report(TrainerCallback):

@@ -100,7 +100,7 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
             seed = context.recipe.seed
             teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
         check_layers(context.recipe.student.layers or (), teacher.model)
-        return _train(context, teacher, spec.fit, scratch, "teacher")
+        return _train(context, teacher, spec.fit, scratch, "teacher", context.recipe.seed)
 
     depends = {
         "rows": rows,
@@ -149,32 +149,44 @@ def label(context: Context, rows: Done, fitted: Done | None) -> Done:
     return context.run.stage("label", depends, (*MODELS, "edgekd.signals"), make)
 
 
-def student(context: Context, labelled: Done) -> Done:
-    """Distil the student from the stored signals."""
-    return _student(context, labelled, "student")
+def student(context: Context, labelled: Done, nth: int = 0) -> Done:
+    """Distil the student from the stored signals, with the ``nth`` of the recipe's seeds.
+
+    The first one is the student that ships; the others say how much the seed matters.
+    """
+    return _student(context, labelled, "student", nth)
 
 
-def control(context: Context, labelled: Done) -> Done:
+def control(context: Context, labelled: Done, nth: int = 0) -> Done:
     """Train the same student for the same steps on the labels alone."""
-    return _student(context, labelled, "student-no-kd")
+    return _student(context, labelled, "student-no-kd", nth)
 
 
-def _student(context: Context, labelled: Done, name: str) -> Done:
+def seed_folder(name: str, nth: int) -> str:
+    """Where the ``nth`` training of a model lies in the run directory."""
+    return f"seeds/{name}-{nth}" if nth else name
+
+
+def fresh_student(context: Context, rows: Sequence[Row], seed: int) -> LoadedModel:
+    """The untrained student; ``rows`` say which pieces a trimmed vocabulary keeps."""
+    import torch
+
+    from edgekd.distill.student import build
+
+    torch.manual_seed(seed)  # student and control start from the same weights
+    spec = context.recipe.student
+    if spec.model is not None:
+        spec = spec.model_copy(update={"model": context.locate(spec.model)})
+    return build(spec, context.teacher, context.task, rows, context.max_length or 0, seed)
+
+
+def _student(context: Context, labelled: Done, name: str, nth: int) -> Done:
     recipe = context.recipe
+    seed = recipe.seed + nth
 
     def make(scratch: Path) -> Mapping[str, Any]:
-        import torch
-
-        from edgekd.distill.student import build
-
-        torch.manual_seed(recipe.seed)  # student and control start from the same weights
-        spec = recipe.student
-        if spec.model is not None:
-            spec = spec.model_copy(update={"model": context.locate(spec.model)})
-        length = context.max_length or 0
-        learned_from = [*context.train, *context.unlabelled]
-        fresh = build(spec, context.teacher, context.task, learned_from, length, recipe.seed)
-        result = _train(context, fresh, recipe.distill, scratch, name)
+        fresh = fresh_student(context, [*context.train, *context.unlabelled], seed)
+        result = _train(context, fresh, recipe.distill, scratch, name, seed)
         return {**result, "source": _describe(recipe.student, context.teacher)}
 
     # The control does not depend on how the teacher is listened to.
@@ -187,13 +199,14 @@ def _student(context: Context, labelled: Done, name: str) -> Done:
         "distill": recipe.distill.model_dump(include=values),
         # A target's length counts only where it is more than the rows ask for anyway.
         "length": max(labelled.result["longest"], context.longest_target),
-        "seed": recipe.seed,
+        "seed": seed,
     }
-    return context.run.stage(name, depends, TRAINING, make, output=name)
+    stage = f"{name}-seed-{nth}" if nth else name
+    return context.run.stage(stage, depends, TRAINING, make, output=seed_folder(name, nth))
 
 
 def _train(
-    context: Context, model: LoadedModel, settings: Training, scratch: Path, name: str
+    context: Context, model: LoadedModel, settings: Training, scratch: Path, name: str, seed: int
 ) -> Mapping[str, Any]:
     """Train ``model``, write it, score it on the test rows."""
     from edgekd.distill import trainer, transfer
@@ -206,15 +219,15 @@ def _train(
     objective = transfer.hard_labels()
     if name == "student" and isinstance(settings, Distill):
         rows = [*context.train, *context.unlabelled]
-        objective = _plan(context, settings, model)
-        signals = _stored(context, rows, objective.teacher)
+        objective = plan(context, settings, model)
+        signals = stored(context, rows, objective.teacher)
     examples = Examples(rows, context.task, model.preprocessor, model.labels, signals)
     outcome = trainer.train(
         model.model,
         examples,
         objective,
         settings,
-        seed=context.recipe.seed,
+        seed=seed,
         folder=scratch / "training",
         what=name,
         steps=None if name == "teacher" else _student_steps(context),
@@ -289,7 +302,7 @@ def _student_steps(context: Context) -> int:
     return step_count(len(context.train) + len(context.unlabelled), context.recipe.distill)
 
 
-def _plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
+def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
     """The objective, refused here where it cannot work: nothing has been trained yet."""
     from edgekd.distill import transfer
 
@@ -315,7 +328,7 @@ def _plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer
     return found
 
 
-def _stored(context: Context, rows: Sequence[Row], taps: Taps) -> Signals:
+def stored(context: Context, rows: Sequence[Row], taps: Taps) -> Signals:
     """Read rows' signals by position: the logits, and what the objective matches beside them."""
     keys = _keys(rows)
     stores = [_store(context, "train")]
