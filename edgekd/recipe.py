@@ -163,6 +163,7 @@ class Data(_Section):
     test: str
     selection: str | None = None  # else held out of train where something is chosen
     unlabelled: str | None = None  # the teacher labels it
+    served: str | None = None  # what production sees, unlabelled: does it look like train?
     text: str | None = None
     text_pair: str | None = None
     image: str | None = None

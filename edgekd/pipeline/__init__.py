@@ -2,7 +2,8 @@
 
 A run killed anywhere continues where it was, and a stage whose inputs have not changed is not
 run again. Reading order: ``stage.py`` (how a stage runs), ``context.py`` (what stages share),
-``learn.py`` (models), ``ship.py`` (bundles), ``document.py`` (the report).
+``learn.py`` (models), ``shift.py`` (are served rows like the training rows?), ``ship.py`` (bundles),
+``document.py`` (the report).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.errors import InputError
-from edgekd.pipeline import learn, ship
+from edgekd.pipeline import learn, shift, ship
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done, Run
 from edgekd.recipe import Recipe
@@ -39,9 +40,11 @@ def run(
     with _only_run(out):
         context = Context(recipe, Run(out), source.resolve().parent)
         ship.check_targets(context)
+        shift.check(context)
         models = _models(context)
         (out / "recipe.yaml").write_bytes(source.read_bytes())
         labelled = models["teacher"]
+        shift.examine(context, labelled)
         built = ship.build(context, models)
         scores = {b.path: ship.score(context, b, labelled) for b in built}
         benches = {p.name: ship.bench(context, p, built) for p in ship.chosen_profiles(context)}

@@ -107,6 +107,12 @@ class Context:
         return data.drop_overlap(rows, self.selection, allow=True)[0] if self.selection else rows
 
     @cached_property
+    def served(self) -> list[dict[str, Any]]:
+        """What production sees: compared with the training rows, learned from by nobody."""
+        source = self.recipe.data.served
+        return self._read(source, labelled=False) if source else []
+
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """The classes in output order: the fine-tuned teacher's, or the data's own."""
         if self.recipe.teacher.model is not None:

@@ -27,6 +27,7 @@ from edgekd.report.document import (
     Gain,
     Model,
     Search,
+    Shift,
     Stage,
 )
 from edgekd.report.verdict import Line, check, verdict
@@ -49,6 +50,8 @@ def assemble(
     lines, chosen = _judge(context, rows, benches, gate_projections)
     rows_read = context.run.done["data"].result
     analysis = context.run.done["analysis"].result
+    examined = context.run.done.get("shift")
+    shift = Shift(**examined.result) if examined else None
     return Document(
         schema=SCHEMA,
         name=context.recipe.name,
@@ -70,6 +73,7 @@ def assemble(
             dropped_overlaps=rows_read["overlap"]["dropped"],
             duplicates=rows_read["duplicates"],
         ),
+        shift=shift,
         blind_spots=[BlindSpot(**spot) for spot in analysis["blind_spots"]],
         calibration=[Calibration(**c) for c in analysis["calibration"]],
         curves=[
@@ -84,7 +88,11 @@ def assemble(
         settings=_settings(context, models),
         environment=_environment(benches),
         recipe=(context.run.path / "recipe.yaml").read_text(encoding="utf-8"),
-        warnings=[*context.warnings, *_warnings(context, models)],
+        warnings=[
+            *context.warnings,
+            *_warnings(context, models),
+            *([shift.sentence] if shift and shift.found else []),
+        ],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

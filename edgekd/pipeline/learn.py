@@ -37,6 +37,7 @@ MODELS = (
     "edgekd.pipeline.preflight",
 )
 TRAINING = (*MODELS, "edgekd.distill", "edgekd.signals")
+SOURCES = ("train", "test", "selection", "unlabelled", "served")
 
 
 def read(context: Context) -> Done:
@@ -64,7 +65,7 @@ def read(context: Context) -> Done:
     depends = {
         "task": recipe.task,
         # What the sources say, not where they lie: a moved folder changes nothing.
-        "data": recipe.data.model_dump(exclude={"train", "test", "selection", "unlabelled"}),
+        "data": recipe.data.model_dump(exclude=set(SOURCES)),
         "train": context.identity(recipe.data.train),
         "selection": context.identity(recipe.data.selection) or context.chooses,
         "test": context.identity(recipe.data.test),

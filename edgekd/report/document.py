@@ -174,6 +174,32 @@ class Data(Part):
     duplicates: int = 0  # repeated training rows
 
 
+class FarRow(Part):
+    row: str
+    distance: float  # to the nearest training row, in usual distances between training rows
+
+
+class Shift(Part):
+    """Served rows against training rows on the teacher's features, by the energy distance."""
+
+    statistic: float  # energy coefficient: 0 alike, 1 worlds apart
+    p_value: float  # by permutation
+    rows: tuple[int, int]  # training, served
+    found: bool
+    farthest: list[FarRow] = []
+
+    @property
+    def sentence(self) -> str:
+        far = "; ".join(f"'{far.row}' ({far.distance:.1f} times)" for far in self.farthest)
+        return (
+            "the served rows do not look like the training data (energy coefficient"
+            f" {self.statistic:.3f}, p = {self.p_value:.3f}, {self.rows[0]} training and"
+            f" {self.rows[1]} served rows on the teacher's features), so the test figures may not"
+            " hold for them. Farthest from a training row, in usual distances between training"
+            f" rows: {far}"
+        )
+
+
 class Stage(Part):
     name: str
     seconds: float
@@ -225,6 +251,7 @@ class Document(Part):
     searches: list[Search] = []
     gain: Gain | None = None
     data: Data | None = None
+    shift: Shift | None = None  # where the recipe names served rows
     blind_spots: list[BlindSpot] = []
     calibration: list[Calibration] = []
     curves: list[Curve] = []

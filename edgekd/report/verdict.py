@@ -102,11 +102,11 @@ def check(
         raise InputError(f"unknown budget line '{name}'{nearest(name, known)}; known: {known}")
     status: LineStatus
     projected = value if isinstance(value, tuple) else None
-    if projected is not None:
-        value, evidence = None, "projected"
+    if isinstance(value, tuple):
         status, reason = "unchecked", reason or "a projection does not decide"
         if gate_projections:
-            status, reason = _side(name, limit, projected)
+            status, reason = _side(name, limit, value)
+        value, evidence = None, "projected"
     elif value is None:
         status, reason = "unchecked", reason or "not obtained"
     elif interval and interval[0] <= limit <= interval[1]:
