@@ -246,7 +246,9 @@ class _AfterEpoch(TrainerCallback):
     def __init__(self, ask: Callable[[], bool]) -> None:
         self.ask = ask
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_epoch_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
         model.eval()
         control.should_training_stop |= self.ask()
         model.train()
