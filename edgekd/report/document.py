@@ -190,14 +190,21 @@ class Shift(Part):
 
     @property
     def sentence(self) -> str:
-        far = "; ".join(f"'{far.row}' ({far.distance:.1f} times)" for far in self.farthest)
+        """Without the rows themselves: they are private, and a model card repeats it."""
         return (
             "the served rows do not look like the training data (energy coefficient"
             f" {self.statistic:.3f}, p = {self.p_value:.3f}, {self.rows[0]} training and"
-            f" {self.rows[1]} served rows on the teacher's features), so the test figures may not"
-            " hold for them. Farthest from a training row, in usual distances between training"
-            f" rows: {far}"
+            f" {self.rows[1]} served rows on the teacher's features): the test figures may not hold"
+            " for them"
         )
+
+    @property
+    def lines(self) -> list[str]:
+        """The served rows that are farthest from the training data, for whoever owns them."""
+        return [
+            f"{far.distance:.1f} times as far from a training row as those lie apart: {far.row}"
+            for far in self.farthest
+        ]
 
 
 class Stage(Part):

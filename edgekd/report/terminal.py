@@ -48,7 +48,8 @@ def show(console: Console, document: Document) -> None:
             f"distillation bought {document.gain.value:+.4f} {metric} over the same student"
             f" without a teacher (95 %: {low:+.4f} to {high:+.4f})"
         )
-    for warning in document.warnings:
+    far = document.shift.lines if document.shift and document.shift.found else []
+    for warning in [*document.warnings, *far]:
         console.print(f"[yellow]note:[/yellow] {warning}")
     for line in document.verdict.lines:
         console.print(f"[{_COLOURS[line.status]}]{line.status:>9}[/] {line.sentence}")
