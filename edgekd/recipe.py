@@ -298,6 +298,16 @@ class Recipe(_Section):
         return values
 
 
+def with_tune(recipe: Recipe, options: dict[str, Any]) -> Recipe:
+    """``recipe`` whose ``tune`` section says what ``options`` say; the space stays its own."""
+    own = recipe.tune or Tune()
+    try:
+        given = Tune.model_validate({**own.model_dump(exclude={"space"}), **options})
+    except ValidationError as error:
+        raise InputError(f"--{_first_fault(error)}") from error
+    return recipe.model_copy(update={"tune": given.model_copy(update={"space": own.space})})
+
+
 def load(path: Path) -> Recipe:
     """Read, expand and validate a recipe; every fault is an :class:`InputError` of one line."""
     if not path.is_file():

@@ -1,9 +1,10 @@
-"""Recipe -> stages -> run directory: fit, label, distil, export, quantize, score, bench, report.
+"""Recipe -> stages -> run directory: fit, label, tune, distil, export, quantize, score, bench,
+report.
 
 A run killed anywhere continues where it was, and a stage whose inputs have not changed is not
 run again. Reading order: ``stage.py`` (how a stage runs), ``context.py`` (what stages share),
-``learn.py`` (models), ``shift.py`` (are served rows like the training rows?), ``ship.py`` (bundles),
-``document.py`` (the report).
+``learn.py`` (models), ``tune.py`` (their settings), ``shift.py`` (are served rows like the training
+rows?), ``ship.py`` (bundles), ``document.py`` (the report).
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from edgekd.errors import InputError
 from edgekd.pipeline import learn, shift, ship
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done, Run
-from edgekd.recipe import Recipe
+from edgekd.recipe import Recipe, Tune
 from edgekd.report.document import Document
 
-__all__ = ["distill", "run"]
+__all__ = ["distill", "run", "tune"]
 
 
 def run(
@@ -37,10 +38,12 @@ def run(
     Raises :class:`InputError` for what the user can mend, before any training where it can be
     known by then; earlier results in ``out`` stay as they were.
     """
-    with _only_run(out):
+    with _locked(out) as lock:
         context = Context(recipe, Run(out), source.resolve().parent)
         ship.check_targets(context)
         shift.check(context)
+        if recipe.tune is not None:
+            _tuned(context, recipe.tune, source, lock)
         models = _models(context)
         (out / "recipe.yaml").write_bytes(source.read_bytes())
         labelled = models["teacher"]
@@ -54,7 +57,7 @@ def run(
 
 def distill(recipe: Recipe, beside: Path, out: Path) -> dict[str, Any]:
     """The first half of :func:`run` alone: models, no bundles; return their scores as JSON."""
-    with _only_run(out):
+    with _locked(out):
         from edgekd.pipeline import document
 
         context = Context(recipe, Run(out), beside)
@@ -64,15 +67,48 @@ def distill(recipe: Recipe, beside: Path, out: Path) -> dict[str, Any]:
         return {"models": [row.model_dump(mode="json") for row in rows], **found}
 
 
-def _models(context: Context) -> dict[str, Done]:
-    """Read, fit, label, train: a finished stage per row of the report's models."""
+def tune(recipe: Recipe, source: Path, out: Path) -> dict[str, Any]:
+    """Search the settings of ``recipe`` alone; return the report's ``tuning`` block as JSON.
+
+    Several processes may do so in one ``out``: they share the study and its total of trials. What
+    a study found is taken up by :func:`run` where the recipe has a ``tune`` section.
+    """
+    with _locked(out, shared=True) as lock:
+        context = Context(recipe, Run(out), source.resolve().parent)
+        return dict(_tuned(context, recipe.tune or Tune(), source, lock).result)
+
+
+def _tuned(context: Context, settings: Tune, source: Path, lock: IO[str]) -> Done:
+    """Search, with others where they join, and put what was chosen into the recipe."""
+    from edgekd.pipeline import tune as tuning
+    from edgekd.search.journal import locked
+
+    search = tuning.Tuning(context, settings)
+    search.check()
+    with locked(search.folder / "prepare.lock"):  # who joins waits for the teacher, once
+        _labelled(context)
+    fcntl.flock(lock, fcntl.LOCK_SH)  # lets tuners in, and still no second run
+    done = tuning.search(search, source)
+    context.recipe = tuning.apply(context.recipe, done.result["values"])
+    return done
+
+
+def _labelled(context: Context) -> Done:
+    """Read the rows, fit the teacher where there is none, and run it once over them."""
     learn.check_student(context)
     rows = learn.read(context)
-    labelled = learn.label(context, rows, learn.fit_teacher(context, rows))
+    return learn.label(context, rows, learn.fit_teacher(context, rows))
+
+
+def _models(context: Context) -> dict[str, Done]:
+    """Read, fit, label, train: a finished stage per row of the report's models."""
+    labelled = _labelled(context)
     models = {"teacher": labelled}
-    if context.recipe.distill.control:
-        models["student-no-kd"] = learn.control(context, labelled)
-    models["student"] = learn.student(context, labelled)
+    for nth in range(context.recipe.seeds):
+        if context.recipe.distill.control:
+            done = learn.control(context, labelled, nth)
+            models.setdefault("student-no-kd", done)
+        models.setdefault("student", learn.student(context, labelled, nth))
     return models
 
 
@@ -101,8 +137,12 @@ def _report(
 
 
 @contextmanager
-def _only_run(out: Path) -> Iterator[None]:
-    """Make ``out`` and lock it: two runs in it would tear each other's stages apart."""
+def _locked(out: Path, *, shared: bool = False) -> Iterator[IO[str]]:
+    """Make ``out`` and lock it: two runs in it would tear each other's stages apart.
+
+    Tuners share a lock among themselves, for their study is made to be shared.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / ".lock").open("w")
@@ -110,9 +150,9 @@ def _only_run(out: Path) -> Iterator[None]:
         raise InputError(f"cannot write to the run directory {out}: {error.strerror}") from error
     with file as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
                 f"another edgekd is running in {out}; wait for it, or give another --out"
             ) from None
-        yield
+        yield lock
