@@ -56,6 +56,9 @@ def read_rows(
         for role in ("text", "text_pair", "label"):
             if role in row:
                 row[role] = _words(row[role], f"{where}, row {number}, column '{mapping[role]}'")
+        for role in ("tokens", "tags"):
+            if role in row:
+                row[role] = _list(row[role], f"{where}, row {number}, column '{mapping[role]}'")
         if "image" in row:
             row["image"] = _pixels(row["image"], where, number)
         rows.append(row)
@@ -80,9 +83,20 @@ def _words(value: Any, where: str) -> str:
     return str(value)
 
 
+def _list(value: Any, where: str) -> list[str]:
+    """A list of words or tags; in a CSV file they stand in one cell, separated by spaces."""
+    if isinstance(value, str):
+        return value.split()
+    if not isinstance(value, list | tuple | np.ndarray):
+        raise InputError(f"{where}: a {type(value).__name__}, not a list of words")
+    return [_words(item, where) for item in value]
+
+
 def content_key(row: Row) -> bytes:
     """What makes two rows the same example: case-folded, space-squeezed text, or the pixels."""
     digest = hashlib.blake2b(digest_size=16)
+    if row.get("tokens") is not None:
+        digest.update("\0".join(row["tokens"]).casefold().encode())
     for role in ("text", "text_pair"):
         if row.get(role) is not None:
             digest.update(" ".join(str(row[role]).casefold().split()).encode() + b"\0")
@@ -327,7 +341,7 @@ def _columns(
     for role, column in given.items():
         if role not in roles:
             raise InputError(f"{task.name} has no '{role}' column; it has {', '.join(roles)}")
-        if column not in found and (labelled or role != "label"):
+        if column not in found and (labelled or role != task.answer):
             raise InputError(
                 f"{where} has no column '{column}'{nearest(column, found)}; it has"
                 f" {', '.join(map(str, found))}"
@@ -335,7 +349,7 @@ def _columns(
         if column in found:
             mapping[role] = column
     for role, candidates in task.default_columns.items():
-        if role in mapping or (role == "label" and not labelled):
+        if role in mapping or (role == task.answer and not labelled):
             continue
         match = next((name for name in candidates if name in found), None)
         if match is None:

@@ -13,6 +13,7 @@ from edgekd.progress import track
 if TYPE_CHECKING:
     from edgekd.models import LoadedModel
     from edgekd.signals.store import SignalStore
+    from edgekd.tasks import Task
 
 
 def forward(
@@ -30,26 +31,39 @@ def forward(
 
 
 def predict(
-    model: LoadedModel, rows: Sequence[Row], outputs: Sequence[str], what: str, batch: int = 32
+    model: LoadedModel, rows: Sequence[Row], task: Task, what: str, batch: int = 32
 ) -> dict[str, np.ndarray]:
-    """Every row, those of similar length together; arrays in the rows' order."""
+    """Collected outputs of every row, those of similar length together, in the rows' order."""
     lengths = getattr(model.preprocessor, "lengths", None)
     order = np.argsort(lengths(rows), kind="stable") if lengths else np.arange(len(rows))
     parts: list[dict[str, np.ndarray]] = []
     with track(what, len(rows)) as advance:
         for start in range(0, len(rows), batch):
             indices = order[start : start + batch]
-            parts.append(forward(model, [rows[i] for i in indices], outputs))
+            chosen = [rows[i] for i in indices]
+            said = forward(model, chosen, task.outputs)
+            parts.append(task.collect(said, chosen, model.preprocessor))
             advance(len(indices))
     back = np.argsort(order)
-    return {name: np.concatenate([part[name] for part in parts])[back] for name in outputs}
+    return {name: join([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def join(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenate batches; an axis that varies between them is filled with zeros at its end."""
+    shape = np.max([part.shape[1:] for part in parts], axis=0)
+    whole = np.zeros((sum(len(part) for part in parts), *map(int, shape)), parts[0].dtype)
+    start = 0
+    for part in parts:
+        whole[(slice(start, start + len(part)), *map(slice, part.shape[1:]))] = part
+        start += len(part)
+    return whole
 
 
 def label_into(
     store: SignalStore,
     model: LoadedModel,
     rows: Sequence[Row],
-    outputs: Sequence[str],
+    task: Task,
     what: str,
     read: Callable[[Any, Any], Mapping[str, Any]] | None = None,
 ) -> int:
@@ -72,10 +86,22 @@ def label_into(
 
         def run_teacher(batch: Sequence[Row]) -> Mapping[str, Any]:
             if read is None:
-                return forward(model, batch, outputs)
+                said = forward(model, batch, task.outputs)
+                return _per_place(task, task.collect(said, batch, model.preprocessor))
             return _intermediate(model, batch, read, store)
 
         return label(rows, names, run_teacher, store, progress=progress)
+
+
+def _per_place(task: Task, kept: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+    """Without the filling: what a store keeps of a row is as long as the row has places."""
+    if not task.per_token:
+        return kept
+    lengths = [int(np.max(np.flatnonzero(mask), initial=-1)) + 1 for mask in kept["mask"]]
+    return {
+        name: [value[:n] for value, n in zip(values, lengths, strict=True)]
+        for name, values in kept.items()
+    }
 
 
 def _intermediate(

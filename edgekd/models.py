@@ -26,6 +26,7 @@ from edgekd.tasks import Task
 _HEADS = {
     "ForSequenceClassification": "text-classification",
     "ForImageClassification": "image-classification",
+    "ForTokenClassification": "token-classification",
 }
 
 

@@ -5,7 +5,8 @@ bundle ships exactly what they need, so what the student learned on and what it 
 drift apart. Nothing here imports torch or transformers: a phone-side or browser-side user
 installs only ``numpy`` and ``tokenizers`` (or ``pillow``).
 
-A *row* is a dict. Text tasks read ``text`` and optionally ``text_pair``; image tasks read
+A *row* is a dict. Text tasks read ``text`` and optionally ``text_pair``, or ``tokens`` (a list
+of words); image tasks read
 ``image`` (a path, a PIL image, or an array of shape [H, W] or [H, W, C], uint8).
 """
 
@@ -81,7 +82,13 @@ class TextPreprocessor:
         return self.pad(self.tokens(rows), length)
 
     def tokens(self, rows: Sequence[Row]) -> list[Any]:
-        """Tokenize without padding: one ``tokenizers.Encoding`` per row."""
+        """Tokenize without padding: one ``tokenizers.Encoding`` per row.
+
+        Rows with ``tokens`` are words already; the tokenizer only cuts them further.
+        """
+        if rows and rows[0].get("tokens") is not None:
+            words = [list(row["tokens"]) for row in rows]
+            return self.tokenizer.encode_batch(words, is_pretokenized=True)
         pairs = [
             (row["text"], row["text_pair"]) if row.get("text_pair") is not None else row["text"]
             for row in rows

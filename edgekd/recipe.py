@@ -112,9 +112,7 @@ class Distill(Training):
     """Distillation: the objective beside the training values."""
 
     temperature: Positive = 2.0
-    method: Literal["softened_kl", "standardised_kl", "logit_mse", "decoupled_kl", "dist"] = (
-        "softened_kl"  # what soft_weight weighs
-    )
+    method: str | None = None  # the loss that soft_weight weighs; the task's own by default
     soft_weight: Weight = 1.0
     hard_weight: Weight = 0.0
     hidden_weight: Weight = 0.0  # hidden states of matched layers
@@ -166,6 +164,8 @@ class Data(_Section):
     served: str | None = None  # what production sees, unlabelled: does it look like train?
     text: str | None = None
     text_pair: str | None = None
+    tokens: str | None = None
+    tags: str | None = None
     image: str | None = None
     label: str | None = None
     labels: list[str] | None = None  # the order that integer labels mean
@@ -175,7 +175,7 @@ class Data(_Section):
 
     @property
     def columns(self) -> dict[str, str]:
-        roles = ("text", "text_pair", "image", "label")
+        roles = ("text", "text_pair", "tokens", "tags", "image", "label")
         return {role: getattr(self, role) for role in roles if getattr(self, role)}
 
 
@@ -333,9 +333,15 @@ def validate(values: dict[str, Any], where: str) -> Recipe:
     except ValidationError as error:
         raise InputError(f"{where}: {_first_fault(error)}") from error
     try:
-        tasks.get(recipe.task)
+        methods = tasks.get(recipe.task).methods
     except EdgekdError as error:
         raise InputError(f"{where}: {error}") from error
+    method = recipe.distill.method
+    if method is not None and method not in methods:
+        raise InputError(
+            f"{where}: distill.method: '{method}' does not fit {recipe.task}"
+            f"{nearest(method, methods)}; it has {', '.join(methods)}"
+        )
     return recipe
 
 

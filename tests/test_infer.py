@@ -16,7 +16,7 @@ ROWS = [{"text": text} for text in ("the card is not my card", "money", "how lon
 
 def test_predictions_are_in_the_rows_order(bert_dir: Path) -> None:
     loaded = models.load(str(bert_dir), TEXT)
-    found = infer.predict(loaded, ROWS, TEXT.outputs, "test", batch=2)["logits"]
+    found = infer.predict(loaded, ROWS, TEXT, "test", batch=2)["logits"]
     alone = [infer.forward(loaded, [row], TEXT.outputs)["logits"][0] for row in ROWS]
     np.testing.assert_allclose(found, np.stack(alone), rtol=1e-4, atol=1e-5)
 
@@ -25,8 +25,8 @@ def test_the_teacher_is_asked_only_for_what_is_missing(bert_dir: Path, tmp_path:
     loaded = models.load(str(bert_dir), TEXT)
     store = SignalStore.open(tmp_path / "store", signal_spec(loaded, TEXT, "float32"))
     twice = [*ROWS, ROWS[0]]
-    assert infer.label_into(store, loaded, twice, TEXT.outputs, "label") == len(ROWS)
-    assert infer.label_into(store, loaded, ROWS, TEXT.outputs, "label") == 0
-    expected = infer.predict(loaded, ROWS, TEXT.outputs, "test")["logits"]
+    assert infer.label_into(store, loaded, twice, TEXT, "label") == len(ROWS)
+    assert infer.label_into(store, loaded, ROWS, TEXT, "label") == 0
+    expected = infer.predict(loaded, ROWS, TEXT, "test")["logits"]
     kept = store.get(keys(ROWS))["logits"]
     np.testing.assert_allclose(np.asarray(kept), expected, rtol=1e-4, atol=1e-5)

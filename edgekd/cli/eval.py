@@ -132,7 +132,7 @@ def _teacher_outputs(
     from edgekd import infer, models
 
     loaded = models.load(teacher, task)
-    outputs = infer.predict(loaded, rows, task.outputs, "teacher")
+    outputs = infer.predict(loaded, rows, task, "teacher")
     return _align(outputs, loaded.labels, labels, teacher)
 
 
@@ -142,6 +142,7 @@ def _stored(
     """A store holds no class names: its classes stand in the order the student was given."""
     import numpy as np
 
+    from edgekd.pipeline.learn import filled
     from edgekd.signals import SignalStore, keys
 
     store = SignalStore.open(folder)
@@ -150,10 +151,10 @@ def _stored(
         kept = ", ".join(store.spec.fields)
         raise InputError(f"{folder} has no dense '{absent[0]}' (it keeps {kept}); use --teacher")
     outputs = {
-        name: np.asarray(value, np.float32)
-        for name, value in store.get(keys(rows), task.outputs).items()
+        name: filled(value).astype(np.float32) for name, value in store.get(keys(rows)).items()
     }
-    for name, value in outputs.items():
+    for name in task.outputs:
+        value = outputs[name]
         if value.shape[-1] != len(labels):
             raise InputError(
                 f"{folder} holds '{name}' of {value.shape[-1]} classes, the bundle has"
@@ -175,7 +176,7 @@ def _align(
             f"{', …' if len(odd) > 4 else ''} only in one); give the teacher it was distilled from"
         )
     order = [list(given).index(label) for label in wanted]
-    return {name: value[..., order] for name, value in outputs.items()}
+    return {k: v if k == "mask" else v[..., order] for k, v in outputs.items()}
 
 
 def _show(console: Console, scores: Mapping[str, Any]) -> None:

@@ -196,7 +196,7 @@ def _score(loaded: Any, task: Any, bundle: Bundle, rows: list[dict[str, Any]]) -
     from edgekd.progress import track
 
     references = task.references(rows, loaded.labels)
-    said = predict_torch(loaded, rows, task.outputs, "score the model")
+    said = predict_torch(loaded, rows, task, "score the model")
     with track("score the bundle", len(rows)) as advance:
         outputs = predict(bundle, rows, progress=advance)
     return evaluate(task, loaded.labels, outputs, references, said).to_dict()

@@ -36,7 +36,7 @@ def label(
     rows = reading.read_rows(data, chosen, columns, labelled=False)
     loaded = models.load(teacher, chosen)
     store = SignalStore.open(out, signal_spec(loaded, chosen, dtype))
-    new = label_into(store, loaded, rows, chosen.outputs, "label")
+    new = label_into(store, loaded, rows, chosen, "label")
     document: dict[str, Any] = {
         "schema": "edgekd.label/1",
         "store": str(out),

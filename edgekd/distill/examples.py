@@ -14,6 +14,7 @@ from edgekd.preprocess import Preprocessor, Row, TextPreprocessor
 from edgekd.signals.store import pad
 from edgekd.tasks import Task
 
+PER_TOKEN = frozenset({"hidden_states", "qkv"})  # signals that a teacher gives for every token
 # row indices -> the teacher's signals of these rows; ragged ones are lists
 Signals = Callable[[Sequence[int]], Mapping[str, np.ndarray | list[np.ndarray]]]
 
@@ -22,7 +23,9 @@ class Examples(Dataset[int]):
     """Rows of one training run. An item is its index; :meth:`collate` makes the batch.
 
     Text is tokenized once, images are encoded per batch. A batch holds the model's inputs under
-    their own names, ``labels`` int64 [batch], and the teacher's arrays as ``teacher.<name>``.
+    their own names, ``labels`` (int64 [batch] for classes), and the teacher's arrays as
+    ``teacher.<name>``. Where a row has several places (words), ``places`` int64 [batch, places]
+    says at which token each is, ``mask`` bool which are real, and labels and teacher follow them.
     """
 
     def __init__(
@@ -36,11 +39,24 @@ class Examples(Dataset[int]):
         self.rows = rows
         self.preprocessor = preprocessor
         self.signals = signals
-        self.labels = np.full(len(rows), UNLABELLED, np.int64)
-        known = [i for i, row in enumerate(rows) if row.get("label") is not None]
-        self.labels[known] = task.references([rows[i] for i in known], labels)
         text = isinstance(preprocessor, TextPreprocessor)
         self.tokens: list[Any] | None = preprocessor.tokens(rows) if text else None  # type: ignore[attr-defined]
+        self.places = task.places(self.tokens or ()) if task.per_token else None
+        self.labels = self._labels(task, labels)
+
+    def _labels(self, task: Task, labels: Sequence[str]) -> list[Any]:
+        """What the loss on labels reads of each row; unlabelled rows say so themselves."""
+        known = [i for i, row in enumerate(self.rows) if row.get(task.answer) is not None]
+        references = task.references([self.rows[i] for i in known], labels)
+        read = [self.tokens[i] for i in known] if self.tokens else None
+        targets = dict(zip(known, task.targets(references, read), strict=True))
+        if self.places is not None:
+            blank = [np.full(len(p), UNLABELLED, np.int64) for p in self.places]
+        else:
+            sample = np.asarray(next(iter(targets.values()), 0))
+            missing = np.nan if sample.dtype.kind == "f" else UNLABELLED
+            blank = [np.full(sample.shape, missing, sample.dtype)] * len(self.rows)
+        return [targets.get(i, blank[i]) for i in range(len(self.rows))]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -59,13 +75,23 @@ class Examples(Dataset[int]):
         else:
             arrays = self.preprocessor.encode([self.rows[i] for i in indices])
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        batch["labels"] = torch.from_numpy(self.labels[list(indices)])
+        chosen = [self.labels[i] for i in indices]
+        width = arrays["input_ids"].shape[1] if self.tokens else None
+        if self.places is None:
+            batch["labels"] = torch.from_numpy(np.stack([np.asarray(label) for label in chosen]))
+        else:
+            places, _ = pad([self.places[i] for i in indices], value=-1)
+            batch["places"] = torch.from_numpy(places).clamp(min=0)
+            batch["mask"] = torch.from_numpy(places >= 0)
+            batch["labels"] = torch.from_numpy(pad(chosen, places.shape[1], UNLABELLED)[0])
         if self.signals is not None:
-            width = arrays["input_ids"].shape[1] if self.tokens else None
             for name, values in self.signals(indices).items():
-                if isinstance(values, list):  # one array per position, padded like the tokens
-                    values, _ = pad(values, width)
+                if isinstance(values, list):  # padded like the tokens, or like the places
+                    per_place = self.places is not None and name not in PER_TOKEN
+                    values, _ = pad(values, places.shape[1] if per_place else width)
                 batch[f"teacher.{name}"] = torch.from_numpy(np.asarray(values))
+            if "teacher.mask" in batch:  # a word that either did not read has nothing to match
+                batch["mask"] &= batch.pop("teacher.mask").bool()
         return batch
 
 

@@ -30,6 +30,7 @@ CHECKPOINT_SECONDS = 5.0  # between two checkpoints, and at least fifty times wh
 WEIGHTS = "weights.safetensors"  # under the modules' own names
 PROJECTIONS = "objective.safetensors"  # what the losses own, beside the model in a checkpoint
 SHARES = "gradient-shares.json"
+NOT_INPUTS = frozenset({"labels", "places", "mask"})
 COMPLETE = "complete"  # written into a checkpoint last: without it the checkpoint is not used
 
 
@@ -176,10 +177,11 @@ class _DistillTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        feeds = {k: v for k, v in inputs.items() if k != "labels" and not k.startswith("teacher.")}
+        feeds = {k: v for k, v in inputs.items() if k not in NOT_INPUTS and k[:8] != "teacher."}
         tapped = bool(self.transfer.student.wanted)
         said = model(**feeds, output_hidden_states=True) if tapped else model(**feeds)
-        outputs = {"logits": said.logits, **(self.read(said, feeds) if tapped else {})}
+        outputs = {"logits": _at_places(said.logits, inputs.get("places"))}
+        outputs |= self.read(said, feeds) if tapped else {}
         batch = self.transfer.complete(inputs)
         objective = self.transfer.objective
         if not self.shares and self.state.global_step == 0:
@@ -207,6 +209,13 @@ class _DistillTrainer(Trainer):
         if owned:
             optimizer.add_param_group({"params": owned, "weight_decay": 0.0})
         return optimizer
+
+
+def _at_places(logits: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
+    """The logits [batch, places, classes] of the tokens that answer for their row's places."""
+    if places is None:
+        return logits
+    return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))
 
 
 class _Checkpoints(TrainerCallback):

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from edgekd.distill.losses.hidden import layer_map
 from edgekd.distill.losses.objective import Objective
+from edgekd.distill.losses.registry import LOSSES
 from edgekd.distill.losses.taps import queries_keys_values
 from edgekd.errors import InputError
+from edgekd.tasks import Task
 
 if TYPE_CHECKING:
     from edgekd.recipe import Distill
@@ -118,14 +120,15 @@ class Transfer:
         return {**batch, **{f"teacher.{name}": value for name, value in made.items()}}
 
 
-def hard_labels() -> Transfer:
-    """The control's objective: cross-entropy with the labels, no teacher."""
+def hard_labels(task: Task) -> Transfer:
+    """The control's objective: the labels alone, no teacher."""
     nothing = Taps(frozenset())
-    return Transfer(Objective({"cross_entropy": 1.0}), nothing, nothing)
+    return Transfer(Objective({task.hard_loss: 1.0}), nothing, nothing)
 
 
 def plan(
     settings: Distill,
+    task: Task,
     teacher: nn.Module,
     student: nn.Module,
     *,
@@ -137,12 +140,13 @@ def plan(
     Raises :class:`InputError` for weights that sum to nothing, a layer map past either model, a
     loss on two classes that needs more, and coupled losses in several parts.
     """
-    weights = {settings.method: settings.soft_weight, "cross_entropy": settings.hard_weight}
+    method = settings.method or task.methods[0]
+    weights = {method: settings.soft_weight, task.hard_loss: settings.hard_weight}
     weights |= {loss: getattr(settings, weight) for weight, loss in EXTRA_TERMS.items()}
     weights = {loss: weight for loss, weight in weights.items() if weight}
     options: dict[str, dict[str, Any]] = {}
-    if settings.method in ("softened_kl", "standardised_kl", "decoupled_kl", "dist"):
-        options[settings.method] = {"temperature": settings.temperature}
+    if "temperature" in LOSSES[method].settings():
+        options[method] = {"temperature": settings.temperature}
     if not weights.keys() & set(EXTRA_TERMS.values()):
         options = {name: value for name, value in options.items() if name in weights}
         objective = Objective(weights, options, classes=classes, parts=parts)

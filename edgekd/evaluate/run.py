@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from edgekd import exporter
+from edgekd import exporter, tasks
 from edgekd.bundle import Bundle, encode
 from edgekd.errors import InputError
 from edgekd.evaluate.bootstrap import estimate, retained
 from edgekd.evaluate.calibration import expected_calibration_error, reliability
 from edgekd.exporter import Runtime, Session
+from edgekd.infer import join
 from edgekd.preprocess import Preprocessor, Row, TextPreprocessor
 from edgekd.tasks.base import Task
 
@@ -84,7 +85,8 @@ def run_session(
     def run(batch: list[Row]) -> dict[str, np.ndarray]:
         if isinstance(fixed, int):  # the last batch is filled up; what fills it is cut off again
             batch = batch + batch[-1:] * (fixed - len(batch))
-        return session.run(encode(manifest, preprocessor, batch))
+        said = session.run(encode(manifest, preprocessor, batch))
+        return tasks.get(manifest.task).collect(said, batch, preprocessor)
 
     return _over_batches(preprocessor, rows, batch_size, run, progress)
 
@@ -109,9 +111,9 @@ def evaluate(
         metrics={name: e.value for name, e in estimates.items()},
         metrics_ci={name: (e.ci_low, e.ci_high) for name, e in estimates.items()},
     )
-    probabilities = task.probabilities(outputs)
-    if probabilities is not None:
-        bins = reliability(probabilities, np.asarray(references))
+    decisions = task.decisions(outputs, references)
+    if decisions is not None:
+        bins = reliability(*decisions)
         scores = replace(scores, ece=expected_calibration_error(bins))
     if teacher_outputs is None:
         return scores
@@ -145,15 +147,4 @@ def _over_batches(
         if progress:
             progress(len(batch))
     back = np.argsort(order)
-    return {name: _join([part[name] for part in parts])[back] for name in parts[0]}
-
-
-def _join(parts: list[np.ndarray]) -> np.ndarray:
-    """Concatenate batches; an axis that varies between them is filled with zeros at its end."""
-    shape = np.max([part.shape[1:] for part in parts], axis=0)
-    whole = np.zeros((sum(len(part) for part in parts), *map(int, shape)), parts[0].dtype)
-    start = 0
-    for part in parts:
-        whole[(slice(start, start + len(part)), *map(slice, part.shape[1:]))] = part
-        start += len(part)
-    return whole
+    return {name: join([part[name] for part in parts])[back] for name in parts[0]}

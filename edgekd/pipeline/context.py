@@ -127,16 +127,14 @@ class Context:
             return tuple(given) if given and unnamed and len(given) == len(names) else names
         if self.recipe.data.labels:
             return tuple(self.recipe.data.labels)
-        found = {row["label"] for row in self._read(self.recipe.data.train)}
-        numeric = all(label.isdigit() for label in found)
-        return tuple(sorted(found, key=int) if numeric else sorted(found))
+        return tuple(self.task.classes(self._read(self.recipe.data.train)))
 
     def _named(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Name integer labels by position, where the classes have other names."""
         given = self.recipe.data.labels
         if given and self.recipe.teacher.model is not None:
             _same_order(given, self.labels)
-        return data.name_labels(rows, self.labels)
+        return data.name_labels(rows, self.labels) if self.task.answer == "label" else rows
 
     @cached_property
     def max_length(self) -> int | None:
@@ -193,7 +191,11 @@ class Context:
 
 def spread(rows: Sequence[Row], count: int) -> list[Row]:
     """``count`` rows from the shortest text to the longest (images: at even steps)."""
-    order = sorted(range(len(rows)), key=lambda i: (len(str(rows[i].get("text", ""))), i))
+
+    def size(row: Row) -> int:
+        return len(row.get("tokens") or str(row.get("text", "")))
+
+    order = sorted(range(len(rows)), key=lambda i: (size(rows[i]), i))
     picks = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     return [rows[order[i]] for i in picks]
 

@@ -116,26 +116,32 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
                 with np.load(context.run.path / name / "test-outputs.npz") as arrays:
                     outputs[name] = {key: arrays[key] for key in arrays.files}
         decoded = {name: context.task.decode(said, labels) for name, said in outputs.items()}
-        metric = context.task.metrics(labels)[0]
+        task = context.task
+        metric = task.metrics(labels)[0]
         gain = None
         if "student-no-kd" in decoded:
             with_kd, without = decoded["student"], decoded["student-no-kd"]
             bought = difference(metric, with_kd, without, references)
-            truth = np.asarray(references)
-            test = mcnemar(np.asarray(with_kd) == truth, np.asarray(without) == truth)
+            test = mcnemar(task.agree(with_kd, references), task.agree(without, references))
             gain = {
                 "metric": metric.name,
                 "value": bought.value,
                 "ci": (bought.ci_low, bought.ci_high),
                 "p_value": test.p_value,
             }
-        spots = blind_spots(references, decoded["student"], decoded["teacher"], labels)
+        spots = []
+        both = [task.decisions(outputs[name], references) for name in ("student", "teacher")]
+        if both[0] is not None and both[1] is not None:
+            (ours, truth), (theirs, same) = both[0], both[1]
+            if np.array_equal(truth, same):  # cut at the same words
+                found = (truth, ours.argmax(-1), theirs.argmax(-1))
+                spots = blind_spots(*(values.tolist() for values in found), labels)
         worst = sorted(spots, key=lambda spot: -spot.inherited)
         calibration = []
         for name, said in outputs.items():
-            chances = context.task.probabilities(said)
-            if chances is not None:
-                bins = reliability(chances, np.asarray(references))
+            decisions = task.decisions(said, references)
+            if decisions is not None:
+                bins = reliability(*decisions)
                 calibration.append(
                     {
                         "id": name,
@@ -293,7 +299,7 @@ def _settings(context: Context, models: Mapping[str, Done]) -> dict[str, Any]:
     distill = context.recipe.distill
     weights = {name: value for name, value in distill.weights.items() if value}
     return {
-        "method": distill.method,
+        "method": distill.method or context.task.methods[0],
         **weights,
         "temperature": distill.temperature,
         "learning_rate": distill.learning_rate,

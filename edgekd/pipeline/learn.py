@@ -46,7 +46,7 @@ def read(context: Context) -> Done:
 
     def make(scratch: Path) -> Mapping[str, Any]:
         labels = list(context.labels)
-        if not recipe.data.allow_empty_classes:
+        if not recipe.data.allow_empty_classes and context.task.answer == "label" and labels:
             data.check_classes(context.train, labels, recipe.data.train)
         context.task.references(context.test, labels)
         seen = {data.content_key(row) for row in context.train}
@@ -217,7 +217,7 @@ def _train(
 
     rows: Sequence[Row] = context.train
     signals: Signals | None = None
-    objective = transfer.hard_labels()
+    objective = transfer.hard_labels(context.task)
     if name == "student" and isinstance(settings, Distill):
         rows = [*context.train, *context.unlabelled]
         objective = plan(context, settings, model)
@@ -234,7 +234,7 @@ def _train(
         steps=None if name == "teacher" else _student_steps(context),
     )
     model.save(scratch / "output")
-    outputs = predict(model, context.test, context.task.outputs, f"test {name}")
+    outputs = predict(model, context.test, context.task, f"test {name}")
     labels = list(model.labels)
     references = context.task.references(context.test, labels)
     said = None if name == "teacher" else teacher_outputs(context)
@@ -252,7 +252,7 @@ def _train(
 
 def _label(context: Context, split: str, rows: Sequence[Row], dtype: str) -> SignalStore:
     store = _store(context, split, dtype)
-    label_into(store, context.teacher, rows, context.task.outputs, f"label {split}")
+    label_into(store, context.teacher, rows, context.task, f"label {split}")
     return store
 
 
@@ -270,7 +270,10 @@ def signal_spec(teacher: LoadedModel, task: Task, dtype: str) -> SignalSpec:
     from edgekd.signals.store import Field, SignalSpec
 
     description = json.dumps(teacher.preprocessor.describe(), sort_keys=True)
-    fields = {name: Field(dtype, (len(teacher.labels),)) for name in task.outputs}
+    lead = (None,) if task.per_token else ()
+    fields = {name: Field(dtype, (*lead, len(teacher.labels))) for name in task.outputs}
+    if task.per_token:
+        fields["mask"] = Field("uint8", (None,))
     return SignalSpec(teacher.revision, description, fields)
 
 
@@ -293,7 +296,14 @@ def intermediate_spec(teacher: LoadedModel, taps: Taps) -> SignalSpec:
 def teacher_outputs(context: Context) -> Mapping[str, np.ndarray]:
     """What the teacher said about the test rows, in their order."""
     said = _store(context, "test").get(_keys(context.test))
-    return {name: np.asarray(values) for name, values in said.items()}
+    return {name: filled(values) for name, values in said.items()}
+
+
+def filled(values: Any) -> np.ndarray:
+    """Stored signals of several rows as one array; rows with fewer places are filled up."""
+    from edgekd.signals.store import pad
+
+    return pad(values)[0] if isinstance(values, list) else np.asarray(values)
 
 
 def _student_steps(context: Context) -> int:
@@ -312,6 +322,7 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
         settings = settings.model_copy(update={"layer_map": list(enumerate(copied))})
     found = transfer.plan(
         settings,
+        context.task,
         teacher.model,
         student.model,
         classes=len(teacher.labels),
@@ -352,7 +363,7 @@ def _label_intermediate(context: Context, rows: Sequence[Row], taps: Taps) -> Si
     name = f"intermediate-{teacher.revision[:12]}-{fingerprint(spec.fields, ())[:8]}"
     store = SignalStore.open(context.run.path / "signals" / name, spec)
     with taps.on(teacher.model) as read:
-        label_into(store, teacher, rows, (), "label intermediate layers", read=read)
+        label_into(store, teacher, rows, context.task, "label intermediate layers", read=read)
     return store
 
 
@@ -397,5 +408,5 @@ def _describe(spec: Student, teacher: LoadedModel) -> str:
 
 def check_student(context: Context) -> None:
     """Refuse an impossible student before anything is trained."""
-    if context.recipe.student.vocabulary == "trim" and "text" not in context.task.default_columns:
+    if context.recipe.student.vocabulary == "trim" and not context.task.default_columns.keys() & {"text", "tokens"}:
         raise InputError("student.vocabulary: trim needs a text task; drop the key")

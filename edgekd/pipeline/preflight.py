@@ -20,15 +20,18 @@ CUT_OFF = 0.01  # share of rows longer than the model reads, from which on it is
 def teacher_knows(
     task: Task,
     outputs: Mapping[str, Any],
-    references: Sequence[int],
+    references: Sequence[Any],
     labels: Sequence[str],
     source: str | None,
 ) -> None:
     """Raise :class:`InputError` for a teacher near chance or with labels in another order."""
-    decoded = task.decode(outputs, labels)
-    right = np.mean([a == b for a, b in zip(decoded, references, strict=True)])
-    chance = max(Counter(references).values()) / len(references)
-    swapped = _swapped(decoded, references, len(labels))
+    decisions = task.decisions(outputs, references)
+    if decisions is None or not len(decisions[1]):
+        return
+    decoded, truth = decisions[0].argmax(-1), decisions[1]
+    right = float(np.mean(decoded == truth))
+    chance = max(Counter(truth.tolist()).values()) / len(truth)
+    swapped = _swapped(decoded, truth, len(labels))
     if swapped:
         first, second = swapped
         raise InputError(
@@ -44,17 +47,15 @@ def teacher_knows(
             else "it did not learn; give teacher.fit more epochs or another learning_rate"
         )
         raise InputError(
-            f"the teacher is right on {right:.1%} of the test rows, and always saying the commonest"
-            f" class on {chance:.1%}: {mend}"
+            f"the teacher is right on {right:.1%} of the test {'words' if task.per_token else 'rows'},"
+            f" and always saying the commonest class on {chance:.1%}: {mend}"
         )
 
 
-def _swapped(
-    decoded: Sequence[int], references: Sequence[int], classes: int
-) -> tuple[int, int] | None:
+def _swapped(decoded: np.ndarray, references: np.ndarray, classes: int) -> tuple[int, int] | None:
     """Two classes of a cycle in which the teacher calls each mostly by the next one's name."""
     table = np.zeros((classes, classes))
-    np.add.at(table, (np.asarray(references), np.asarray(decoded)), 1)
+    np.add.at(table, (references, decoded), 1)
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
     called = share.argmax(1)
     mostly = (share.max(1) > SWAPPED) & (called != np.arange(classes)) & (table.sum(1) >= 5)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from edgekd.errors import InputError, nearest
 from edgekd.tasks.base import Metric, Task
 from edgekd.tasks.classification import ImageClassification, TextClassification
+from edgekd.tasks.token_classification import TokenClassification
 
 __all__ = ["TASKS", "Metric", "Task", "get"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (TextClassification(), ImageClassification())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (TextClassification(), TokenClassification(), ImageClassification())
+}
 
 
 def get(name: str) -> Task:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgekd.preprocess import Row
+from edgekd.preprocess import Preprocessor, Row
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,43 @@ class Metric:
 
 
 class Task(ABC):
-    """One task. ``name`` is the Hugging Face task name; the first metric is the main one."""
+    """One task. ``name`` is the Hugging Face task name; the first metric is the main one.
+
+    An answer belongs to a row, or (``per_token``) to *places* in it: the first token of each
+    word, every token of a text. A model's raw outputs have one entry per token; what is stored,
+    compared and scored has one per place, so that teacher and student may cut words differently.
+    """
 
     name: ClassVar[str]
-    signal: ClassVar[str]  # what the teacher is asked for: "logits", "embeddings", …
-    outputs: ClassVar[tuple[str, ...]]  # names of the deployed program's outputs
+    outputs: ClassVar[tuple[str, ...]]  # of the deployed program, and what the teacher is asked
+    per_token: ClassVar[bool] = False
+    methods: ClassVar[tuple[str, ...]]  # losses that soft_weight may weigh, the default first
+    answer: ClassVar[str] = "label"  # the column that holds the truth
+    hard_loss: ClassVar[str] = "cross_entropy"  # the loss on labels
     auto_class: ClassVar[str]  # the transformers class that loads a model for this task
     default_columns: ClassVar[Mapping[str, tuple[str, ...]]]  # role -> column names tried
+
+    def classes(self, rows: Sequence[Row]) -> list[str]:
+        """The class names that labelled rows use; empty where the task has none."""
+        found = {row["label"] for row in rows if row.get("label") is not None}
+        return sorted(found, key=int) if all(x.isdigit() for x in found) else sorted(found)
+
+    def places(self, encodings: Sequence[Any]) -> list[np.ndarray]:
+        """Where in each tokenized row (``tokenizers.Encoding``) the answers live: int64 arrays.
+
+        −1 stands for a place that the model did not read. Only for ``per_token`` tasks.
+        """
+        raise NotImplementedError(f"{self.name} answers per row")
+
+    def collect(
+        self, outputs: Mapping[str, np.ndarray], rows: Sequence[Row], preprocessor: Preprocessor
+    ) -> dict[str, np.ndarray]:
+        """What is kept of one batch's raw outputs, an entry per row.
+
+        Tasks with places keep [rows, places, …], filled up with zeros, and ``mask`` uint8
+        [rows, places], which is 1 where there is an answer.
+        """
+        return dict(outputs)
 
     @abstractmethod
     def metrics(self, labels: Sequence[str]) -> tuple[Metric, ...]:
@@ -51,7 +81,7 @@ class Task(ABC):
 
     @abstractmethod
     def decode(self, outputs: Mapping[str, np.ndarray], labels: Sequence[str]) -> list[Any]:
-        """Turn model outputs of a batch into one prediction per example."""
+        """Turn collected outputs into one prediction per example."""
 
     @abstractmethod
     def references(self, rows: Sequence[Row], labels: Sequence[str]) -> list[Any]:
@@ -61,6 +91,15 @@ class Task(ABC):
         """Whether two models decide the same: bool [examples]."""
         return np.array([a == b for a, b in zip(left, right, strict=True)], bool)
 
-    def probabilities(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """Class probabilities [examples, classes] where the task has classes, for calibration."""
+    def targets(self, references: Sequence[Any], encodings: Sequence[Any] | None) -> list[Any]:
+        """What the loss on labels reads, one entry per row (an array per row with places)."""
+        return list(references)
+
+    def decisions(
+        self, outputs: Mapping[str, np.ndarray], references: Sequence[Any]
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Class probabilities [decisions, classes] and true classes [decisions].
+
+        For calibration and for what goes wrong class by class; None where there are no classes.
+        """
         return None

@@ -13,8 +13,8 @@ from edgekd.tasks.base import Metric, Task
 
 
 class Classification(Task):
-    signal = "logits"
     outputs = ("logits",)
+    methods = ("softened_kl", "standardised_kl", "logit_mse", "decoupled_kl", "dist")
 
     def metrics(self, labels: Sequence[str]) -> tuple[Metric, ...]:
         return accuracy(), macro_f1(len(labels))
@@ -34,10 +34,10 @@ class Classification(Task):
                 f"{', …' if len(labels) > 8 else ''}"
             ) from error
 
-    def probabilities(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        logits = outputs["logits"].astype(np.float64)
-        exp = np.exp(logits - logits.max(-1, keepdims=True))
-        return exp / exp.sum(-1, keepdims=True)
+    def decisions(
+        self, outputs: Mapping[str, np.ndarray], references: Sequence[Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return softmax(outputs["logits"]), np.asarray(references)
 
 
 class TextClassification(Classification):
@@ -56,6 +56,12 @@ class ImageClassification(Classification):
         "image": ("image", "img", "pixels", "file", "path"),
         "label": ("label", "labels", "class", "category"),
     }
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    exp = np.exp(logits - logits.max(-1, keepdims=True))
+    return exp / exp.sum(-1, keepdims=True)
 
 
 def accuracy() -> Metric:

@@ -48,7 +48,7 @@ def fit(
     model: LoadedModel, rows: list[dict[str, Any]], folder: Path, settings: Training = SETTINGS
 ) -> trainer.Outcome:
     examples = Examples(rows, TASK, model.preprocessor, LABELS)
-    hard = transfer.hard_labels()
+    hard = transfer.hard_labels(TASK)
     return trainer.train(
         model.model, examples, hard, settings, seed=1, folder=folder, what="a model"
     )
@@ -148,7 +148,7 @@ def test_the_soft_loss_is_the_formula(rows: list[dict[str, Any]], tmp_path: Path
 
     p, q = softmax(logits), softmax(said)
     expected = temperature**2 * (p * np.log(p / q)).sum(1).mean()
-    plan = transfer.plan(settings, model.model, model.model, classes=2)
+    plan = transfer.plan(settings, TASK, model.model, model.model, classes=2)
     outcome = trainer.train(
         model.model, examples, plan, settings, seed=0, folder=tmp_path, what="a student"
     )

@@ -4,9 +4,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from edgekd import tasks
 from edgekd.distill import transfer
 from edgekd.errors import InputError
 from edgekd.recipe import Distill
+
+TEXT = tasks.get("text-classification")
 
 
 def bert(layers: int, width: int = 16, seed: int = 0) -> BertForSequenceClassification:
@@ -58,7 +61,7 @@ def test_what_is_stored_gives_the_same_attentions_back() -> None:
 
 def test_a_plan_owns_projections_where_widths_differ_and_maps_layers() -> None:
     settings = Distill(hidden_weight=1.0, relation_weight=1.0)
-    plan = transfer.plan(settings, bert(4, width=24), bert(2, width=16), classes=3)
+    plan = transfer.plan(settings, TEXT, bert(4, width=24), bert(2, width=16), classes=3)
     assert plan.student.layers == (0, 1) and plan.teacher.layers == (1, 3)
     assert plan.teacher.stored == {"hidden_states", "qkv"}
     shapes = sorted(tuple(p.shape) for p in plan.objective.parameters())
@@ -76,4 +79,4 @@ def test_a_plan_owns_projections_where_widths_differ_and_maps_layers() -> None:
 def test_what_cannot_work_is_refused_before_training(values, options, message) -> None:
     settings = Distill(**values)
     with pytest.raises(InputError, match=message):
-        transfer.plan(settings, bert(2), bert(1), **{"classes": 3, **options})
+        transfer.plan(settings, TEXT, bert(2), bert(1), **{"classes": 3, **options})

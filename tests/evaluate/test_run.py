@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekd import tasks
+from edgekd import infer, tasks
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError
 from edgekd.evaluate import run
@@ -65,7 +65,7 @@ def test_no_rows_are_refused(bundle_of: Make, session_of: Any) -> None:
 
 def test_outputs_of_varying_width_are_filled_at_the_end() -> None:
     parts = [np.ones((2, 3, 4)), np.ones((1, 5, 4))]
-    joined = run._join(parts)
+    joined = infer.join(parts)
     assert joined.shape == (3, 5, 4)
     assert joined[:2, 3:].sum() == 0 and joined.sum() == 2 * 12 + 20
 

@@ -42,4 +42,5 @@ def build(
 
 
 def _texts(row: Row) -> list[str]:
-    return [row[role] for role in ("text", "text_pair") if row.get(role) is not None]
+    words = row.get("tokens") or ()
+    return [*words, *(row[role] for role in ("text", "text_pair") if row.get(role) is not None)]
