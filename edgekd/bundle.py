@@ -25,6 +25,7 @@ from edgekd.errors import InputError
 
 SCHEMA = "edgekd.bundle/1"
 MANIFEST = "bundle.json"
+STRING = "string"  # the dtype of a raw text: the graph holds its tokenizer
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ def encode(
     manifest: Manifest, preprocessor: preprocess.Preprocessor, rows: Sequence[preprocess.Row]
 ) -> dict[str, np.ndarray]:
     """Encode rows as ``manifest`` asks: its padding, its input names, its dtypes."""
+    if manifest.inputs[0].dtype == STRING:
+        return {manifest.inputs[0].name: _texts(rows)}
     lengths = manifest.runtime.get("lengths")  # fixed or enumerated sizes of the variable axis
     if not lengths:
         arrays = preprocessor.encode(rows)
@@ -177,6 +180,12 @@ def encode(
             f" {', '.join(arrays)}; export it again"
         )
     return {spec.name: arrays[spec.name].astype(spec.dtype) for spec in manifest.inputs}
+
+
+def _texts(rows: Sequence[preprocess.Row]) -> np.ndarray:
+    if any(row.get("text_pair") is not None for row in rows):
+        raise InputError("the tokenizer in this model's graph reads one text, not pairs")
+    return np.array([row["text"] for row in rows])
 
 
 def write(

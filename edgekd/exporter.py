@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from edgekd.bundle import MANIFEST, Bundle, Manifest, encode, write
+from edgekd.bundle import MANIFEST, STRING, Bundle, Manifest, encode, write
 from edgekd.errors import InputError, VerificationError, nearest
 
 if TYPE_CHECKING:
@@ -168,8 +168,10 @@ class Exporter(ABC):
         with _staged(out) as stage:
             manifest = self.write_float(program, spec, stage)
             rows, encoder = program.rows, program.preprocessor
-            inputs = encode(manifest, encoder, rows)
-            return self._finish(stage, out, manifest, encoder, rows, inputs, program.run(inputs))
+            inputs = encoded = encode(manifest, encoder, rows)
+            if manifest.inputs[0].dtype == STRING:  # the graph holds the tokenizer, torch does not
+                encoded = encode(replace(manifest, inputs=program.inputs), encoder, rows)
+            return self._finish(stage, out, manifest, encoder, rows, inputs, program.run(encoded))
 
     def compress(self, bundle: Bundle, plan: Plan, calibration: Sequence[Row], out: Path) -> Bundle:
         """Compress a float bundle by ``plan``, compare with it, and publish at ``out``.
@@ -253,9 +255,14 @@ def for_model_file(path: Path) -> Exporter | None:
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
-    """max|a-b| / max|b|, and infinity where either is not finite or the shapes differ."""
+    """max|a-b| / max|b|, and infinity where either is not finite or the shapes differ.
+
+    Texts are equal (0) or not (infinity).
+    """
     if value.shape != reference.shape:
         return float("inf")
+    if reference.dtype.kind == "U":
+        return 0.0 if np.array_equal(value, reference) else float("inf")
     if not (np.isfinite(value).all() and np.isfinite(reference).all()):
         return float("inf")
     if not reference.size:

@@ -18,6 +18,7 @@ PACKAGES = {
 }
 OPTIONAL = {
     "playwright": ("browser bundles in a real browser", "pip install 'edgekd[browser]'"),
+    "onnxruntime-extensions": ("tokenizers in ONNX graphs", "pip install 'edgekd[tokenizer]'"),
     "ray": ("labelling across machines", "pip install 'edgekd[ray]'"),
 }
 PROGRAMS = {
@@ -74,7 +75,7 @@ def _show(console: Any, document: dict[str, Any]) -> None:
     for row in document["parts"]:
         mark = "ok" if row["found"] else ("MISSING" if row["required"] else "-")
         rest = row["found"] or f"not found; {row['mend']}"
-        console.print(f"{mark:>8}  {row['name']:<14}{row['for']:<36}{rest}", markup=False)
+        console.print(f"{mark:>8}  {row['name']:<23}{row['for']:<36}{rest}", markup=False)
     found = document["environment"]
     console.print(
         f"          {found.get('cpu')}, {found.get('cores')} cores:"

@@ -13,6 +13,7 @@ from edgekd.exporter import Plan
 from edgekd.preprocess import Row
 from edgekd_exporters.onnx import blocks, dynamic, half, static
 from edgekd_exporters.onnx.cpu import int8_kernels
+from edgekd_exporters.onnx.files import of_graph
 from edgekd_exporters.onnx.passes import fuse_attention, tidy
 from edgekd_exporters.onnx.precisions import PRECISIONS
 from edgekd_exporters.onnx.weights import PlanReader, weighted
@@ -40,7 +41,7 @@ def apply(
                 f"{plan.default} sets activation ranges from calibration rows and got none;"
                 " give training rows with --calibration, or use int8"
             )
-        rows = [bundle.encode([row]) for row in calibration]
+        rows = [of_graph(bundle).encode([row]) for row in calibration]
         tables = dynamic.apply(model, chosen, bits, kinds=("table",))
         model, count = static.apply(model, chosen, rows, rung.calibration, bits)
         count += tables

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgekd.bundle import Bundle, Manifest, TensorSpec
+from edgekd.bundle import STRING, Bundle, Manifest, TensorSpec
 from edgekd.errors import InputError, nearest
 from edgekd.exporter import Exporter, Finding, Group, Plan, Runtime, Session, Spec
 from edgekd_exporters.onnx import files
@@ -15,10 +15,13 @@ from edgekd_exporters.onnx.precisions import PRECISIONS
 from edgekd_exporters.onnx.session import OnnxSession
 
 if TYPE_CHECKING:
-    from edgekd.preprocess import Row
+    from edgekd.preprocess import Row, TextPreprocessor
     from edgekd.program import Program
 
-OPTIONS = {"format": ("onnx", "ort")}  # ort: for ONNX Runtime Mobile
+OPTIONS = {
+    "format": ("onnx", "ort"),  # ort: for ONNX Runtime Mobile
+    "tokenizer": ("beside", "in-graph"),  # in-graph: the model takes a text
+}
 
 
 class OnnxExporter(Exporter):
@@ -43,24 +46,35 @@ class OnnxExporter(Exporter):
                 f"the onnx target exports in fp32, not {spec.compute}; compress the bundle to fp16"
             )
         form = _option(spec, "format")
+        tokenizer = _tokenizer(program, spec)
         model = lower.lower(program, spec)
         sizes = lower.fixed_sizes(spec)
         shapes = spec.shapes.name
+        inputs = tuple(_sized(value, sizes) for value in program.inputs)
+        taken, described = inputs, {}
+        if tokenizer:
+            from edgekd_exporters.onnx.tokenizer import TEXT, needs, verify
+
+            described = {"extensions": needs(), "graph_inputs": [asdict(spec) for spec in inputs]}
+            verify(tokenizer, sizes.get("sequence"), program.rows)
+            sizes["batch"] = 1
+            taken = (TensorSpec(TEXT, STRING, (1,)),)
         return Manifest(
             task=program.task,
             target=self.name,
             precision="fp32",
-            variant=_variant("fp32", shapes, form),
+            variant=_variant("fp32", shapes, form, bool(tokenizer)),
             labels=program.labels,
-            inputs=tuple(_sized(value, sizes) for value in program.inputs),
+            inputs=taken,
             outputs=tuple(_sized(value, sizes) for value in program.outputs),
             preprocess=program.preprocessor.describe(),
-            model_files=files.save(model, folder, form),
+            model_files=files.save(model, folder, form, tokenizer, sizes.get("sequence")),
             runtime={
                 "opset": model.opset_imports[""],
                 "format": form,
                 "shapes": shapes,
                 "lengths": list(spec.shapes.lengths),
+                **described,
             },
             provenance={**program.provenance, "torch": torch.__version__, **_versions()},
             tolerance=PRECISIONS["fp32"].repeats,
@@ -82,12 +96,14 @@ class OnnxExporter(Exporter):
             )
         model, settings = compress.apply(files.load(bundle), bundle, plan, calibration)
         runtime = bundle.manifest.runtime
+        form, length = runtime.get("format", "onnx"), next(iter(runtime["lengths"]), None)
+        tokenizer: Any = bundle.preprocessor if "extensions" in runtime else None
         rung = PRECISIONS[plan.default]
         return replace(
             bundle.manifest,
             precision=plan.default,
-            variant=_variant(plan.default, runtime["shapes"], runtime.get("format", "onnx")),
-            model_files=files.save(model, folder, runtime.get("format", "onnx")),
+            variant=_variant(plan.default, runtime["shapes"], form, tokenizer is not None),
+            model_files=files.save(model, folder, form, tokenizer, length),
             runtime={**runtime, **settings},
             provenance={**bundle.manifest.provenance, **_versions()},
             tolerance=rung.repeats,
@@ -130,8 +146,25 @@ def _option(spec: Spec, name: str) -> str:
     return spec.options.get(name, OPTIONS[name][0])
 
 
-def _variant(precision: str, shapes: str, form: str) -> str:
+def _tokenizer(program: Program, spec: Spec) -> TextPreprocessor | None:
+    """The tokenizer that goes into the graph, where the spec asks for that."""
+    if _option(spec, "tokenizer") == "beside":
+        return None
+    from edgekd.preprocess import TextPreprocessor
+
+    if not isinstance(program.preprocessor, TextPreprocessor):
+        raise InputError(f"tokenizer=in-graph is for texts, and {program.task} reads none")
+    if spec.shapes.batch not in (None, 1) or len(spec.shapes.lengths) > 1:
+        raise InputError(
+            "with tokenizer=in-graph the model takes one text: drop the batch, and name at most one"
+            " length"
+        )
+    return program.preprocessor
+
+
+def _variant(precision: str, shapes: str, form: str, text: bool) -> str:
     parts = [precision, shapes if shapes != "dynamic" else "", form if form != "onnx" else ""]
+    parts += ["text"] if text else []
     return "-".join(part for part in parts if part)
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgekd.bundle import Bundle
 from edgekd.exporter import Finding
 from edgekd_exporters.onnx.cpu import int8_kernels
-from edgekd_exporters.onnx.files import load, source
+from edgekd_exporters.onnx.files import load, of_graph, source
 from edgekd_exporters.onnx.precisions import PRECISIONS
 
 DEFAULT_LENGTH = 128  # tokens per example when a length has to be named
@@ -28,6 +28,7 @@ def inspect(bundle: Bundle, length: int | None = None) -> dict[str, Any]:
     matrix products, convolutions and attention, from the shapes of one real run), ``ops``
     (histogram), ``quantize``, ``dequantize`` and ``casts`` (node counts), ``length``.
     """
+    bundle = of_graph(bundle)
     model = load(bundle)
     ops = Counter(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in model.graph)
     weights = [v.const_value for v in model.graph.initializers.values() if v.const_value]

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgekd.bundle import Bundle
 from edgekd.exporter import Finding
 from edgekd_exporters.onnx.files import MODEL, source
+from edgekd_exporters.onnx.tokenizer import library
 
 MOBILE = "model.ort"
 OPERATORS = "required_operators.config"
@@ -19,8 +20,8 @@ OPERATORS = "required_operators.config"
 _X86_ONLY = ["NchwcTransformer"]
 
 
-def convert(folder: Path) -> tuple[str, ...]:
-    """Write ``model.ort`` and the operator list beside ``model.onnx``; return what is loaded."""
+def convert(folder: Path, name: str = MODEL) -> tuple[str, ...]:
+    """Write ``model.ort`` and the operator list beside the graph ``name``; return what is loaded."""
     import onnxruntime
     from onnxruntime.tools.ort_format_model import create_config_from_models
 
@@ -28,8 +29,10 @@ def convert(folder: Path) -> tuple[str, ...]:
     options.log_severity_level = 3
     options.optimized_model_filepath = str(folder / MOBILE)
     options.add_session_config_entry("session.save_model_format", "ORT")
+    if name != MODEL:
+        options.register_custom_ops_library(str(library()))
     onnxruntime.InferenceSession(
-        str(folder / MODEL),
+        str(folder / name),
         options,
         providers=["CPUExecutionProvider"],
         disabled_optimizers=_X86_ONLY,

@@ -11,6 +11,7 @@ from edgekd.bundle import Bundle
 from edgekd.errors import InputError, MissingDependency
 from edgekd.exporter import Runtime
 from edgekd_exporters.onnx.cpu import int8_kernels
+from edgekd_exporters.onnx.tokenizer import library
 
 PROVIDERS = ("CPUExecutionProvider",)
 
@@ -44,6 +45,8 @@ class OnnxSession:
         # A spinning pool burns the battery between requests and disturbs its neighbours.
         spin = "1" if runtime.spinning else "0"
         options.add_session_config_entry("session.intra_op.allow_spinning", spin)
+        if bundle.manifest.runtime.get("extensions"):
+            options.register_custom_ops_library(str(library()))
         for name, value in runtime.options.items():
             options.add_session_config_entry(name, str(value))
         file = bundle.path / bundle.manifest.model_files[0]
