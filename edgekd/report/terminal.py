@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edgekd.report import units
@@ -50,7 +51,7 @@ def show(console: Console, document: Document) -> None:
         )
     far = document.shift.lines if document.shift and document.shift.found else []
     for warning in [*document.warnings, *far]:
-        console.print(f"[yellow]note:[/yellow] {warning}")
+        console.print(f"[yellow]note:[/yellow] {escape(warning)}")
     for line in document.verdict.lines:
         console.print(f"[{_COLOURS[line.status]}]{line.status:>9}[/] {line.sentence}")
     status = document.verdict.status
