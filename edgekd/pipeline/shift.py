@@ -55,6 +55,11 @@ def examine(context: Context, labelled: Done) -> Done | None:
             draw(rows, context.recipe.seed) for rows in (context.train, context.served)
         )
         ours, theirs = (features(context.teacher, rows) for rows in (train, served))
+        if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+            raise InputError(
+                "the teacher's features of the training or the served rows are not finite, so they"
+                " cannot be compared; drop data.served, or look at the teacher"
+            )
         found = energy_test(ours, theirs, seed=context.recipe.seed)
         distances = nearest(ours, theirs) / _spacing(ours)
         farthest = np.argsort(-distances, kind="stable")[:FARTHEST]
