@@ -134,8 +134,8 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
         if both[0] is not None and both[1] is not None:
             (ours, truth), (theirs, same) = both[0], both[1]
             if np.array_equal(truth, same):  # cut at the same words
-                found = (truth, ours.argmax(-1), theirs.argmax(-1))
-                spots = blind_spots(*(values.tolist() for values in found), labels)
+                said, taught = ours.argmax(-1).tolist(), theirs.argmax(-1).tolist()
+                spots = blind_spots(truth.tolist(), said, taught, labels)
         worst = sorted(spots, key=lambda spot: -spot.inherited)
         calibration = []
         for name, said in outputs.items():
