@@ -224,7 +224,10 @@ class Tune(_Section):
     @classmethod
     def _parsed(cls, value: Any) -> Any:
         fields = {name: Distill.model_fields[name] for name in SEARCHED}
-        known = {n: TypeAdapter(Annotated[f.annotation, f]) for n, f in fields.items()}
+        known: dict[str, TypeAdapter[Any]] = {
+            name: TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+            for name, field in fields.items()
+        }
         known["student"] = TypeAdapter(Student)
         return None if value is None else space.parse(value, known)
 

@@ -50,6 +50,7 @@ VERBS = (
     "distill",
     "export",
     "quantize",
+    "tune",
     "eval",
     "bench",
     "gate",

@@ -1,5 +1,4 @@
-"""Recipe -> stages -> run directory: fit, label, tune, distil, export, quantize, score, bench,
-report.
+"""Recipe -> stages -> run directory: fit, label, tune, distil, export, quantize, score, bench.
 
 A run killed anywhere continues where it was, and a stage whose inputs have not changed is not
 run again. Reading order: ``stage.py`` (how a stage runs), ``context.py`` (what stages share),
@@ -44,6 +43,7 @@ def run(
         shift.check(context)
         if recipe.tune is not None:
             _tuned(context, recipe.tune, source, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         models = _models(context)
         (out / "recipe.yaml").write_bytes(source.read_bytes())
         labelled = models["teacher"]

@@ -29,6 +29,7 @@ from edgekd.report.document import (
     Search,
     Shift,
     Stage,
+    Tuning,
 )
 from edgekd.report.verdict import Line, check, verdict
 
@@ -49,6 +50,7 @@ def assemble(
     rows = [_bundle_row(b, scores[b.path], benches) for b in built]
     lines, chosen = _judge(context, rows, benches, gate_projections)
     rows_read = context.run.done["data"].result
+    tuned = context.run.done.get("tune")
     analysis = context.run.done["analysis"].result
     examined = context.run.done.get("shift")
     shift = Shift(**examined.result) if examined else None
@@ -65,6 +67,7 @@ def assemble(
             for b in built
             if "search" in b.done.result
         ],
+        tuning=Tuning.model_validate(tuned.result) if tuned else None,
         gain=Gain(**analysis["gain"]) if analysis["gain"] else None,
         data=Data(
             source=_source_name(context.recipe.data.train),

@@ -123,10 +123,11 @@ class Gain(Part):
     """What distillation bought: student minus student-no-kd on the main metric."""
 
     metric: str
-    value: float
-    ci: Interval
-    p_value: float | None = None  # McNemar, exact
+    value: float  # the mean over seeds
+    ci: Interval  # over examples, and over seeds where there are several
+    p_value: float | None = None  # McNemar, exact; of one seed
     seeds: int = 1
+    by_seed: list[float] = []  # the gain of each
 
 
 class Trial(Part):
@@ -162,6 +163,37 @@ class Search(Part):
     chosen: Trial
     trials: list[Trial]
     ranking: list[Sensitivity] = []
+
+
+class TuningTrial(Part):
+    """One setting that a search of hyper-parameters tried; trial 0 is the recipe's own."""
+
+    number: int
+    values: dict[str, Any]
+    state: Literal["complete", "pruned", "failed", "running"]
+    score: float | None = None  # on the held-out rows, after the last epoch that it trained
+    curve: list[float] = []  # after each epoch
+    seconds: float | None = None
+    failure: str | None = None
+
+
+class Tuning(Part):
+    """What ``tune`` searched and chose, on rows that are neither trained on nor test rows."""
+
+    metric: str
+    lower_is_better: bool = False
+    held_out: int  # rows that chose
+    rows: int  # rows that a trial trained on
+    epochs: int | None = None  # the most that a trial trained
+    space: dict[str, dict[str, Any]]
+    trials: list[TuningTrial]
+    chosen: int
+    values: dict[str, Any]
+    score: float  # of the chosen trial: the best of many, so a little flattered
+    score_ci: Interval
+    gain: float  # over trial 0, on the same rows
+    gain_ci: Interval
+    importance: dict[str, float] = {}  # empty where too few trials say anything
 
 
 class Data(Part):
@@ -256,6 +288,7 @@ class Document(Part):
     verdict: Verdict
     chosen: str | None = None  # path of the bundle that the verdict is about
     searches: list[Search] = []
+    tuning: Tuning | None = None
     gain: Gain | None = None
     data: Data | None = None
     shift: Shift | None = None  # where the recipe names served rows

@@ -46,6 +46,7 @@ def render(document: Document) -> str:
         "metric": story.metric,
         "interval": story.interval,
         "short": units.short,
+        "setting": units.setting,
         "prose": _prose,
         "tight": _tight,
         "plain": _plain,
@@ -70,6 +71,7 @@ def render(document: Document) -> str:
             for row in document.calibration
         ],
         curves=_curves(document),
+        tuning_plot=_tuning_plot(document),
     )
 
 
@@ -167,6 +169,14 @@ def _curves(document: Document) -> list[tuple[str, Markup]]:
         for name in names
         if any(c.name == name and c.points for c in document.curves)
     ]
+
+
+def _tuning_plot(document: Document) -> Markup | None:
+    tuning = document.tuning
+    if tuning is None:
+        return None
+    name = tuning.metric
+    return plots.tuning(tuning, story.title(name).capitalize(), lambda v: story.metric(v, name))
 
 
 def _model_of(document: Document, name: str) -> str:

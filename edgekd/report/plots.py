@@ -8,7 +8,7 @@ from statistics import mean
 from markupsafe import Markup
 
 from edgekd.report import units
-from edgekd.report.document import Bench, BundleRow, Calibration, Curve, Gain
+from edgekd.report.document import Bench, BundleRow, Calibration, Curve, Gain, Tuning
 from edgekd.report.svg import Axis, Canvas, around
 
 WIDTH, HEIGHT = 460, 330
@@ -169,6 +169,35 @@ def curves(rows: Sequence[Curve], title: str, text: Callable[[float], str]) -> M
         lowest = min(y(value), lowest - 15)  # names stand above each other, never on one another
         canvas.text(x(step) + 8, lowest + 4, row.model, f"name {colour(row.model)}")
     return canvas.markup()
+
+
+def tuning(row: Tuning, title: str, text: Callable[[float], str]) -> Markup:
+    """The score of each trial in their order, and the best that was known after each."""
+    scored = [(t, t.score) for t in row.trials if t.score is not None]
+    x = Axis(-0.5, max(t.number for t in row.trials) + 0.5, *_X)
+    y = Axis(*around([score for _, score in scored]), *_Y)
+    canvas = Canvas(WIDTH, HEIGHT, f"{title} of {len(row.trials)} trials")
+    canvas.frame(x, y, _whole_number, text, "Trial", f"{title} on the held-out rows")
+    better = min if row.lower_is_better else max
+    best: list[float] = []
+    steps: list[tuple[float, float]] = []
+    for trial, score in scored:
+        if trial.state == "complete":
+            best.append(better([*best[-1:], score]))
+            steps += [(x(trial.number), y(b)) for b in best[-2:]]
+    canvas.path(steps, "curve student")
+    for trial, score in scored:
+        place, kind = (x(trial.number), y(score)), "teacher" if trial.number == 0 else "other"
+        if trial.number == row.chosen:
+            kind = "student"
+            canvas.add("circle", cx=place[0], cy=place[1], r=9, class_="ring student")
+        hollow = "" if trial.state == "complete" else " hollow"
+        canvas.add("circle", cx=place[0], cy=place[1], r=4, class_=f"point {kind}{hollow}")
+    return canvas.markup()
+
+
+def _whole_number(value: float) -> str:
+    return f"{value:g}"
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -146,6 +146,27 @@ def bought(document: Document) -> str:
     )
 
 
+def tuned(document: Document) -> str:
+    """What a search of hyper-parameters chose, and what that is worth on the rows that chose."""
+    tuning = document.tuning
+    if tuning is None:
+        return "Nothing was searched: the settings are the recipe’s own."
+    ended = {state: sum(t.state == state for t in tuning.trials) for state in ("pruned", "failed")}
+    asides = [f"{n} {word}" for word, n in zip(("stopped early", "failed"), ended.values()) if n]
+    aside = f" ({', '.join(asides)})" if asides else ""
+    trials = f"Of {len(tuning.trials)} trials{aside}"
+    if tuning.chosen == 0:
+        return f"{trials} none was better than the recipe’s own setting, which stays."
+    values = ", ".join(f"{title(k)} {units.setting(v)}" for k, v in tuning.values.items())
+    low, high = (gain_text(tuning.metric, v) for v in tuning.gain_ci)
+    return (
+        f"{trials} number {tuning.chosen} is best: {values}. It scores"
+        f" {metric(tuning.score, tuning.metric)} on the held-out rows,"
+        f" {gain_text(tuning.metric, tuning.gain)} against the recipe’s own setting (95 % interval"
+        f" {units.span(low, high, ' to ')})."
+    )
+
+
 def inherited(document: Document) -> str:
     """How much of the teacher’s error the student repeats."""
     spots = document.blind_spots

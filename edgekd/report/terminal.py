@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -10,6 +13,28 @@ from edgekd.report import units
 from edgekd.report.document import Document, speedup
 
 _COLOURS = {"passed": "green", "failed": "red", "inconclusive": "yellow", "unchecked": "yellow"}
+
+
+def show_tuning(console: Console, tuning: Mapping[str, Any]) -> None:
+    """Print the trials of a search and what it chose."""
+    names = list(tuning["space"])
+    table = Table("trial", *names, tuning["metric"], "state", "time", box=None, pad_edge=False)
+    for trial in tuning["trials"]:
+        score = "" if trial["score"] is None else f"{trial['score']:.4f}"
+        table.add_row(
+            f"{trial['number']}{' *' if trial['number'] == tuning['chosen'] else ''}",
+            *(units.setting(trial["values"].get(name)) for name in names),
+            score,
+            trial["failure"] or trial["state"],
+            units.seconds(trial["seconds"]),
+        )
+    console.print(table, "")
+    console.print(
+        f"chosen: trial {tuning['chosen']}, {tuning['metric']} {tuning['score']:.4f} (95 %:"
+        f" {tuning['score_ci'][0]:.4f} to {tuning['score_ci'][1]:.4f}) on {tuning['held_out']}"
+        f" held-out rows, {tuning['gain']:+.4f} over the recipe's own setting (95 %:"
+        f" {tuning['gain_ci'][0]:+.4f} to {tuning['gain_ci'][1]:+.4f})"
+    )
 
 
 def show(console: Console, document: Document) -> None:
@@ -43,6 +68,10 @@ def show(console: Console, document: Document) -> None:
             bench.evidence if bench else row.evidence,
         )
     console.print(bundles, "")
+    if document.tuning:
+        tuning = document.tuning
+        values = ", ".join(f"{k} {units.setting(v)}" for k, v in tuning.values.items())
+        console.print(f"tuned over {len(tuning.trials)} trials: {values}")
     if document.gain:
         low, high = document.gain.ci
         console.print(

@@ -6,7 +6,9 @@ Sizes are decimal (1 MB = 1,000,000 bytes), as stores and download pages count t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from math import floor, log10
+from typing import Any
 
 MISSING = "–"
 
@@ -73,6 +75,17 @@ def count(value: float | None) -> str:
 def number(value: float | None) -> str:
     """A metric that is not a share (perplexity, correlation): ``0.847``."""
     return MISSING if value is None else _three(value).replace("-", "−")
+
+
+def setting(value: Any) -> str:
+    """A hyper-parameter or a section of a recipe: ``0.00031``, ``softened_kl``, ``layers 0, 5``."""
+    if value is None:
+        return MISSING
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {setting(item)}" for key, item in value.items()) or "as it is"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def short(text: str) -> str:
