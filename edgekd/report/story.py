@@ -151,8 +151,9 @@ def tuned(document: Document) -> str:
     tuning = document.tuning
     if tuning is None:
         return "Nothing was searched: the settings are the recipe’s own."
-    ended = {state: sum(t.state == state for t in tuning.trials) for state in ("pruned", "failed")}
-    asides = [f"{n} {word}" for word, n in zip(("stopped early", "failed"), ended.values()) if n]
+    ended = {"pruned": "stopped early", "failed": "failed"}
+    counts = {word: sum(t.state == state for t in tuning.trials) for state, word in ended.items()}
+    asides = [f"{count} {word}" for word, count in counts.items() if count]
     aside = f" ({', '.join(asides)})" if asides else ""
     trials = f"Of {len(tuning.trials)} trials{aside}"
     if tuning.chosen == 0:
