@@ -2,7 +2,7 @@
 
 A run killed anywhere continues where it was, and a stage whose inputs have not changed is not
 run again. Reading order: ``stage.py`` (how a stage runs), ``context.py`` (what stages share),
-``learn.py`` (models), ``tune.py`` (their settings), ``shift.py`` (are served rows like the training
+``learn.py`` (models), ``tuning.py`` (their settings), ``shift.py`` (are served rows like the training
 rows?), ``ship.py`` (bundles), ``document.py`` (the report).
 """
 
@@ -80,7 +80,7 @@ def tune(recipe: Recipe, source: Path, out: Path) -> dict[str, Any]:
 
 def _tuned(context: Context, settings: Tune, source: Path, lock: IO[str]) -> Done:
     """Search, with others where they join, and put what was chosen into the recipe."""
-    from edgekd.pipeline import tune as tuning
+    from edgekd.pipeline import tuning
     from edgekd.search.journal import locked
 
     search = tuning.Tuning(context, settings)
