@@ -85,7 +85,7 @@ class Tuning:
             "epochs": self.settings.epochs,
             "rows": self.settings.rows,
         }
-        code = (*learn.TRAINING, "edgekd.search", "edgekd.pipeline.tune")
+        code = (*learn.TRAINING, "edgekd.search", "edgekd.pipeline.tuning")
         return Study(
             self.folder,
             fingerprint(depends, code),
