@@ -199,7 +199,11 @@ def _promising(trials: Sequence[Trial]) -> list[Trial]:
 def _repair(
     missed: Trial, groups: Sequence[str], scores: Scores, budget: Budget, reference: Trial
 ) -> tuple[list[Trial], list[Sensitivity]]:
-    """Put the most damaging groups back to float, worst first, until the budget is met."""
+    """Put the most damaging groups back to float, worst first, until the budget is met.
+
+    Their number is doubled until it suffices, then halved back to the fewest that do: a network
+    of fifty layers is settled in about ten trials.
+    """
     precision = missed.candidate.precision
     ranked = []
     for group in groups:
@@ -213,10 +217,15 @@ def _repair(
             ranked.append(Sensitivity(precision, group, remaining))
     ranked.sort(key=lambda item: float("inf") if item.remaining is None else item.remaining)
     tried: list[Trial] = []
-    for count in range(1, len(ranked)):
+    most = len(ranked) - 1  # one at least stays compressed
+    too_few, enough, count = 0, most + 1, 1
+    while too_few < most and enough - too_few > 1:
         kept = tuple(item.group for item in ranked[:count])
         trial = _try(Candidate(precision, kept), scores, budget, reference)
         tried.append(trial)
         if trial.within:
-            break
+            enough = count
+        else:
+            too_few = count
+        count = min(2 * count, most) if enough > most else (too_few + enough) // 2
     return tried, ranked

@@ -75,6 +75,26 @@ def test_more_groups_are_kept_until_it_fits() -> None:
     assert [trial.candidate.kept for trial in found.trials] == [(), (), ("head",), ("head", "stem")]
 
 
+def test_the_fewest_groups_are_found_by_doubling_and_halving() -> None:
+    groups = [f"layer.{i:02}" for i in range(40)]
+    needed = 11
+    costs = {group: 0.1 + 0.01 * (needed - i) for i, group in enumerate(groups[:needed])}
+
+    def loss(candidate: Candidate) -> float:
+        if candidate.precision == "fp32":
+            return 0.0
+        return sum(cost for group, cost in costs.items() if group not in candidate.kept)
+
+    def cost(candidate: Candidate) -> Cost:
+        return Cost(5.0 if candidate.precision == "int8" else 10.0, 100 + len(candidate.kept))
+
+    scores = Scores(lambda candidate: 0.9 - loss(candidate), cost, loss)
+    found = choose(("fp32", "int8"), groups, scores, Budget(0.01))
+    assert found.chosen is not None
+    assert list(found.chosen.candidate.kept) == groups[:needed]
+    assert [len(t.candidate.kept) for t in found.trials[2:]] == [1, 2, 4, 8, 16, 12, 10, 11]
+
+
 def test_a_rung_slower_than_the_winner_is_not_repaired() -> None:
     world = World({"int4": {}, "int8": {"head": 0.5}})
     found = world.choose(("fp32", "int8", "int4"), Budget(0.01))
