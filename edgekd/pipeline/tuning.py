@@ -144,7 +144,7 @@ class Tuning:
                     f"tune.space.method: '{method}' does not fit {self.context.recipe.task}"
                     f"{nearest(str(method), known)}; it has {', '.join(known)}"
                 )
-        self.study.trials()
+        self.study.join()
 
     def score(self, number: int, values: Mapping[str, Any], report: Report) -> bool:
         """Train the student with ``values``; whether it came to the end of its epochs."""

@@ -78,6 +78,10 @@ class Study:
     maximise: bool = True
     seed: int = 0
 
+    def join(self) -> None:
+        """Make the study, or raise :class:`InputError` where the folder has one of another kind."""
+        self._open()
+
     def run(self, score: Score, trials: int, timeout: float | None = None) -> tuple[Trial, ...]:
         """Work on the study until ``trials`` have ended, here or in other processes.
 
