@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.pipeline.context import Context
+from edgekd.pipeline.learn import seed_folder
 from edgekd.pipeline.preflight import CUT_OFF
 from edgekd.pipeline.ship import Built, chosen_profiles
 from edgekd.pipeline.stage import Done
@@ -58,7 +59,10 @@ def assemble(
         schema=SCHEMA,
         name=context.recipe.name,
         task=context.recipe.task,
-        models=[model_row(name, done) for name, done in models.items()],
+        models=[
+            model_row(name, done, analysis["by_seed"].get(name, ()))
+            for name, done in models.items()
+        ],
         bundles=rows,
         verdict=verdict(lines, strict=strict),
         chosen=chosen,
@@ -106,7 +110,6 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
     def make(scratch: Any) -> Mapping[str, Any]:
         from dataclasses import asdict
 
-        from edgekd.evaluate.bootstrap import difference, mcnemar
         from edgekd.evaluate.calibration import expected_calibration_error, reliability
         from edgekd.evaluate.classes import blind_spots
         from edgekd.pipeline.learn import teacher_outputs
@@ -114,24 +117,8 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
         labels = list(context.labels)
         references = context.task.references(context.test, labels)
         outputs: dict[str, Any] = {"teacher": dict(teacher_outputs(context))}
-        for name in models:
-            if name != "teacher":
-                with np.load(context.run.path / name / "test-outputs.npz") as arrays:
-                    outputs[name] = {key: arrays[key] for key in arrays.files}
-        decoded = {name: context.task.decode(said, labels) for name, said in outputs.items()}
+        outputs |= {name: _said(context, name) for name in models if name != "teacher"}
         task = context.task
-        metric = task.metrics(labels)[0]
-        gain = None
-        if "student-no-kd" in decoded:
-            with_kd, without = decoded["student"], decoded["student-no-kd"]
-            bought = difference(metric, with_kd, without, references)
-            test = mcnemar(task.agree(with_kd, references), task.agree(without, references))
-            gain = {
-                "metric": metric.name,
-                "value": bought.value,
-                "ci": (bought.ci_low, bought.ci_high),
-                "p_value": test.p_value,
-            }
         spots = []
         both = [task.decisions(outputs[name], references) for name in ("student", "teacher")]
         if both[0] is not None and both[1] is not None:
@@ -153,21 +140,61 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
                     }
                 )
         return {
-            "gain": gain,
+            **_over_seeds(context, [name for name in models if name != "teacher"], references),
             "blind_spots": [asdict(spot) for spot in worst],
             "calibration": calibration,
         }
 
-    depends = {"labelled": labelled, **models}
+    seeds = {name: done for name, done in context.run.done.items() if "-seed-" in name}
+    depends = {"labelled": labelled, **models, **seeds}
     code = ("edgekd.evaluate", "edgekd.tasks", "edgekd.pipeline.document")
     return context.run.stage("analysis", depends, code, make)
 
 
-def model_row(name: str, done: Done) -> Model:
+def _over_seeds(context: Context, names: Sequence[str], references: Sequence[Any]) -> Any:
+    """The main metric of each model by seed, and the gain of the student over its control."""
+    from edgekd.evaluate.bootstrap import mcnemar
+    from edgekd.evaluate.seeds import gain
+
+    task, labels, seeds = context.task, list(context.labels), context.recipe.seeds
+    metric = task.metrics(labels)[0]
+    decoded = {
+        name: [task.decode(_said(context, name, nth), labels) for nth in range(seeds)]
+        for name in names
+    }
+    by_seed = {name: [metric(d, references) for d in each] for name, each in decoded.items()}
+    if "student-no-kd" not in decoded:
+        return {"by_seed": by_seed, "gain": None}
+    with_kd, without = decoded["student"], decoded["student-no-kd"]
+    bought = gain(metric, with_kd, without, references)
+    pairs = zip(by_seed["student"], by_seed["student-no-kd"], strict=True)
+    found = {
+        "metric": metric.name,
+        "value": bought.value,
+        "ci": (bought.ci_low, bought.ci_high),
+        "seeds": seeds,
+        "by_seed": [ours - theirs for ours, theirs in pairs],
+    }
+    if seeds == 1:  # the exact test compares two models, not two ways of training them
+        right = [task.agree(said[0], references) for said in (with_kd, without)]
+        found["p_value"] = mcnemar(*right).p_value
+    return {"by_seed": by_seed, "gain": found}
+
+
+def _said(context: Context, name: str, nth: int = 0) -> dict[str, np.ndarray]:
+    """What a model that this run trained said about the test rows."""
+    folder = context.run.path / seed_folder(name, nth)
+    with np.load(folder / "test-outputs.npz") as arrays:
+        return {key: arrays[key] for key in arrays.files}
+
+
+def model_row(name: str, done: Done, by_seed: Sequence[float] = ()) -> Model:
     """One row of the report's models, from the stage that made the model."""
     result = done.result
     return Model(
         id=name,
+        seeds=max(1, len(by_seed)),
+        by_seed=list(by_seed),
         params=result["params"],
         size_bytes=result["size_bytes"],
         source=result["source"],

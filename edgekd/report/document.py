@@ -49,6 +49,7 @@ class Model(Scores):
     size_bytes: int  # its weights on disk
     source: str | None = None  # where it came from: an id, "2 of 6 layers, vocabulary trimmed"
     seeds: int = 1
+    by_seed: list[float] = []  # its main metric with each; the scores above are the first one's
 
 
 class Latency(Part):
