@@ -109,17 +109,18 @@ def _in_turn(
 def _mobilenet_v2() -> Program:
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
-    return _image(MobileNetV2ForImageClassification, MobileNetV2Config())
+    return image_program(MobileNetV2ForImageClassification, MobileNetV2Config())
 
 
 def _resnet(depths: list[int], layer: str, sizes: list[int]) -> Program:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(depths=depths, layer_type=layer, hidden_sizes=sizes)
-    return _image(ResNetForImageClassification, config)
+    return image_program(ResNetForImageClassification, config)
 
 
-def _bert(layers: int, width: int) -> Program:
+def bert_program(layers: int, width: int) -> Program:
+    """A BERT of that shape with random weights, and sentences of 32 tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -142,7 +143,8 @@ def _bert(layers: int, width: int) -> Program:
     return wrap(BertForSequenceClassification(config), task, preprocessor, ["a", "b"], rows)
 
 
-def _image(kind: Callable[[Any], Any], config: Any) -> Program:
+def image_program(kind: Callable[[Any], Any], config: Any) -> Program:
+    """An image classifier with random weights, and noise of 224 x 224."""
     from edgekd.wrap import wrap
 
     generator = np.random.default_rng(0)
@@ -166,7 +168,7 @@ MODELS: Mapping[str, Callable[[], Program]] = {
     "cnn/mobilenet_v2": _mobilenet_v2,
     "cnn/resnet18": lambda: _resnet([2, 2, 2, 2], "basic", [64, 128, 256, 512]),
     "cnn/resnet50": lambda: _resnet([3, 4, 6, 3], "bottleneck", [256, 512, 1024, 2048]),
-    "transformer/bert-2x128": lambda: _bert(2, 128),
-    "transformer/bert-4x256": lambda: _bert(4, 256),
-    "transformer/bert-6x384": lambda: _bert(6, 384),
+    "transformer/bert-2x128": lambda: bert_program(2, 128),
+    "transformer/bert-4x256": lambda: bert_program(4, 256),
+    "transformer/bert-6x384": lambda: bert_program(6, 384),
 }

@@ -8,8 +8,9 @@ from edgekd.bench.gate import compare_exact, from_dict, gate
 from edgekd.bench.sequential import Plan
 from edgekd.errors import InconclusiveError, InputError
 
-# Short, and deaf to the control: what a busy machine does to it is no matter of these tests.
-SHORT = Plan(looks=(6,), errors=(0.02,), confirm=1, slices=2, control_tolerance=1e9)
+# Two pairs, of which a sign test can say at most p = 0.25, and deaf to the control: these tests are
+# about what is measured and kept. What a decision is worth is tested without any process.
+SHORT = Plan(looks=(2,), errors=(0.3,), confirm=1, slices=2, control_tolerance=1e9, seed=3)
 
 
 def test_bundle_with_forty_times_the_work_regresses_and_replays(make_bundle, profile, rows):
@@ -18,7 +19,7 @@ def test_bundle_with_forty_times_the_work_regresses_and_replays(make_bundle, pro
     assert result.outcome.findings[0].ratio > 2
     document = json.loads(json.dumps(result.to_dict()))
     assert from_dict(document).to_dict() == result.to_dict()
-    assert document["plan"]["seed"] == 0 and len(document["pairs"]) == 6
+    assert document["plan"]["seed"] == 3 and len(document["pairs"]) == 2
     assert {pair["raw"]["first"] for pair in document["pairs"]} == {"baseline", "candidate"}
     text = json.dumps(document)
     assert str(make_bundle("other").path.parent) not in text  # no path of the machine
@@ -26,7 +27,7 @@ def test_bundle_with_forty_times_the_work_regresses_and_replays(make_bundle, pro
 
 def test_memory_and_start_up_are_gated_when_asked(make_bundle, profile, rows):
     metrics = ("memory", "load")
-    plan = replace(SHORT, metrics=metrics, looks=(5,), errors=(0.07,))
+    plan = replace(SHORT, metrics=metrics, errors=(0.5,))  # Holm doubles the smaller p
     small, large = make_bundle("small", megabytes=20), make_bundle("large", megabytes=60)
     result = gate(small.path, large.path, profile, rows, plan)
     memory = next(f for f in result.outcome.findings if f.metric == "memory")

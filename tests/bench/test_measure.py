@@ -88,7 +88,7 @@ def test_ratio_of_an_interleaved_run(make_bundle, profile, rows):
 def test_runner_that_fails_is_one_error_and_leaves_nothing(make_bundle, profile, rows, fail, says):
     before = {p.pid for p in psutil.Process().children(recursive=True)}
     with pytest.raises(InconclusiveError, match=says) as caught:
-        limited = Local(time_limit=3.0 if fail == "hang" else 30.0)
+        limited = Local(time_limit=1.5 if fail == "hang" else 30.0)
         quick(make_bundle(fail=fail), profile, rows, transport=limited)
     assert "\n" not in str(caught.value)
     assert {p.pid for p in psutil.Process().children(recursive=True)} == before

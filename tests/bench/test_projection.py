@@ -1,11 +1,12 @@
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 
 from edgekd.bench import projection
-from edgekd.bench.calibrate import calibrate
+from edgekd.bench.calibrate import bert_program, calibrate
 from edgekd.bench.environment import describe
 from edgekd.bench.measure import measure
 from edgekd.bench.projection import Calibration, Projection
@@ -131,9 +132,11 @@ def test_projected_row_is_a_range(tmp_path, make_bundle, rows):
     assert row["latency_ms"]["high"] == pytest.approx(3 * host * 1.05)
 
 
-def test_calibrating_this_machine(tmp_path):
-    found = calibrate(load("host"), ["transformer/bert-2x128"], rounds=1)
-    assert found.models["transformer/bert-2x128"] > 0
+def test_calibrating_this_machine(tmp_path, monkeypatch):
+    """With the smallest model that is exported and run as the real ones are."""
+    monkeypatch.setattr("edgekd.bench.calibrate.MODELS", {"tiny": lambda: bert_program(1, 32)})
+    found = calibrate(load("host"), rounds=1)
+    assert found.models["tiny"] > 0 and found.host == found.models
     file = tmp_path / "host.json"
     file.write_text(json.dumps(found.to_dict()))
     assert projection.read(file) == found
@@ -142,3 +145,34 @@ def test_calibrating_this_machine(tmp_path):
 def test_hardware_elsewhere_is_not_calibrated_from_here():
     with pytest.raises(InputError, match="--on ssh"):
         calibrate(load("raspberry-pi-5"), ["transformer/bert-2x128"])
+
+
+ADDRESS = r"https?://[^\s/]+\.[a-z]+/\S+"
+
+
+def test_every_published_figure_has_a_source():
+    """A section's source covers its devices' rows; models and anchors carry their own."""
+    for name, section in projection.table().items():
+        if name == "anchors":
+            for anchor in section:
+                assert re.fullmatch(ADDRESS, anchor["source"]), anchor["model"]
+                assert anchor["ms"] > 0 and anchor["macs"] > 0 and anchor["at"]
+            continue
+        assert re.fullmatch(ADDRESS, section["source"]), name
+        for model, facts in section["models"].items():
+            assert re.fullmatch(ADDRESS, facts["source"]) and facts["macs"] > 0, model
+        rows = [(row["device"], row["threads"]) for row in section["devices"]]
+        assert len(rows) == len(set(rows))  # one figure, not two that may disagree
+        for row in section["devices"]:
+            assert row["ms"].keys() <= section["models"].keys(), row["device"]
+            assert all(ms > 0 for ms in row["ms"].values())
+
+
+def test_every_profile_that_names_a_published_device_has_its_row():
+    from edgekd import profiles
+
+    for name in profiles.available():
+        profile = load(name)
+        if profile.device:
+            found = projection.from_table(profile.device, profile.runtime.threads, "cnn")
+            assert found is not None and found.source.startswith("published"), name

@@ -5,7 +5,7 @@ from edgekd.bench.runner import local_environment
 
 TEST = """
 def test_gate(edgekd_gate):
-    plan = dict(looks=(6,), errors=(0.02,), confirm=1, slices=2, control_tolerance=1e9)
+    plan = dict(looks=(2,), errors=(0.3,), confirm=1, slices=2, control_tolerance=1e9)
     edgekd_gate({base!r}, {other!r}, profile={profile!r}, **plan)
 """
 

@@ -1,13 +1,8 @@
 """Workers elsewhere: the same replies through a shell, through a real sshd, through adb."""
 
-import getpass
 import os
-import shutil
-import socket
-import subprocess
 import sys
-import time
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 
@@ -16,7 +11,6 @@ from edgekd.bench.measure import measure
 from edgekd.errors import InconclusiveError, InputError, MissingDependency
 from edgekd.profiles import Profile
 
-SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 FIGURE = {"value": "8 GB", "source": "https://example.org"}
 
 
@@ -87,50 +81,16 @@ def test_names_of_no_machine(text):
 
 
 @pytest.fixture(scope="module")
-def loopback(tmp_path_factory):
+def loopback():
     """A real sshd on loopback with a key of its own: (address, ssh options)."""
-    if SSHD is None:
-        pytest.skip("sshd is not installed")
-    folder = tmp_path_factory.mktemp("ssh")
-    for name in ("host", "user"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
-        )
-    (folder / "authorized").write_text((folder / "user.pub").read_text())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    options = {
-        "ListenAddress": "127.0.0.1", "HostKey": folder / "host", "PidFile": "none",
-        "AuthorizedKeysFile": folder / "authorized", "StrictModes": "no", "UsePAM": "no",
-        "PasswordAuthentication": "no", "PermitRootLogin": "prohibit-password",
-    }  # fmt: skip
-    command = [SSHD, "-D", "-e", "-f", "/dev/null", "-p", str(port)]
-    for name, value in options.items():
-        command += ["-o", f"{name}={value}"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE)
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            if server.poll() is not None:
-                said = server.stderr.read().decode().strip().splitlines()
-                pytest.skip(f"sshd does not start here: {said[-1] if said else server.returncode}")
-            time.sleep(0.05)
-        yield (
-            f"{getpass.getuser()}@127.0.0.1",
-            [
-                "-p", str(port), "-i", str(folder / "user"), "-o", "IdentitiesOnly=yes",
-                "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={folder / 'known'}",
-                "-o", "LogLevel=ERROR",
-            ],
-        )  # fmt: skip
-    finally:
-        server.terminate()
-        server.wait()
+    from benchmarks.loopback import sshd
+
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(sshd())
+        except MissingDependency as error:
+            pytest.skip(str(error))
+        yield server
 
 
 def test_over_ssh_as_in_place(loopback, make_bundle, kiosk, rows, monkeypatch):
@@ -139,7 +99,9 @@ def test_over_ssh_as_in_place(loopback, make_bundle, kiosk, rows, monkeypatch):
     path = f"{{worker}}:{os.environ['PYTHONPATH']}"
     monkeypatch.setattr(transport, "_WORKER_PATH", path)
     with transport.ssh(address, options, python=sys.executable) as place:
-        found = measure(make_bundle().path, kiosk, rows, rounds=2, seconds=0.02, transport=place)
+        found = measure(
+            make_bundle().path, kiosk, rows, rounds=1, seconds=0.02, memory=False, transport=place
+        )
     assert found.evidence == "measured"
-    assert found.session["runtime"] == "probe" and len(found.samples) >= 80
+    assert found.session["runtime"] == "probe" and len(found.samples) >= 40
     assert "127.0.0.1" not in str(found.to_dict()["details"]["environment"])

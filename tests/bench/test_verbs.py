@@ -47,18 +47,11 @@ def test_bench_document_on_stdout_alone(edgekd, make_bundle, here):
     assert "measured" in err
 
 
-@pytest.mark.parametrize(
-    ("extra", "options", "code"),
-    [
-        ("memory_cap: 200 MB\n", [], 0),
-        ("memory_cap: 50 MB\n", [], 1),
-        ("budget: {size: 1 kB}\n", [], 1),
-    ],
-)
-def test_budget_of_the_profile_decides(edgekd, make_bundle, here, extra, options, code):
+def test_bundle_over_the_profiles_memory_cap_misses_its_budget(edgekd, make_bundle, here):
     bundle = make_bundle(megabytes=100).path
-    run = ["--rounds", 1, "--seconds", 0.02, *options]
-    assert edgekd("bench", bundle, "--profile", here(extra), *run)[0] == code
+    run = ["--profile", here("memory_cap: 50 MB\n"), "--rounds", 1, "--seconds", 0.02]
+    code, out, _ = edgekd("bench", bundle, *run)
+    assert code == 1 and "failed: bundle, here: memory cap" in out
 
 
 def test_unchecked_line_is_inconclusive_under_strict(edgekd, make_bundle, tmp_path):
@@ -97,6 +90,7 @@ def test_concurrent_clients_have_the_samples_that_p99_needs(edgekd, make_bundle,
         (["bench", "BUNDLE", "--profile", "host"], "--target onnx"),
         (["bench", "nowhere"], "not a bundle"),
         (["bench", "BUNDLE", "--profile", "host", "--on", "telnet:x"], "names no machine"),
+        (["bench", "BUNDLE", "BUNDLE", "--profile", "host"], "given twice"),
         (["gate", "--baseline", "BUNDLE"], "--self-test"),
         (["gate", "--baseline", "BUNDLE", "--candidate", "BUNDLE", "--tolerance", "x"], "5%"),
         (["profiles", "phone"], "did you mean"),
@@ -110,13 +104,39 @@ def test_fault_is_one_line_and_exit_2(edgekd, make_bundle, arguments, says):
     assert err.startswith("edgekd: ") and err.count("\n") == 1
 
 
-def test_stored_milliseconds_are_no_baseline(edgekd, make_bundle, tmp_path):
-    file = tmp_path / "bench.json"
-    row = {"details": {"environment": {"cpu": "another"}}}
-    file.write_text(json.dumps({"schema": "edgekd.bench/1", "bundles": {"x": [row]}}))
+@pytest.mark.parametrize("kind", ["bench", "report", "gate"])
+def test_stored_milliseconds_are_no_baseline(edgekd, make_bundle, tmp_path, kind):
+    file = tmp_path / "stored.json"
+    machine = {"environment": {"cpu": "another"}}
+    stored = {"bundles": {"x": [{"details": machine}]}} if kind == "bench" else machine
+    file.write_text(json.dumps({"schema": f"edgekd.{kind}/1", **stored}))
     path = make_bundle().path
     code, _, err = edgekd("gate", "--baseline", file, "--candidate", path)
     assert code == 3 and "another machine" in err and "cpu" in err
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"schema": "edgekd.bench/1", "bundles": {}}'])
+def test_file_that_is_no_bundle(edgekd, make_bundle, tmp_path, text):
+    file = tmp_path / "stored"
+    file.write_text(text)
+    code, _, err = edgekd("gate", "--baseline", file, "--candidate", make_bundle().path)
+    assert code == 2 and "not a bundle" in err
+
+
+def test_altered_bundle_is_not_gated(edgekd, make_bundle, here):
+    path = make_bundle().path
+    other = make_bundle("other").path
+    (other / "weight.npy").write_bytes(b"cut off")
+    code, _, err = edgekd("gate", "--baseline", path, "--candidate", other, "--profile", here())
+    assert code == 2 and "not the file that was exported" in err
+
+
+def test_bundles_of_one_name_are_told_apart_without_their_paths():
+    from edgekd.cli.bench import short_names
+
+    names = short_names(["/home/me/runs/a/int8", "/home/me/runs/b/int8", "/home/me/fp32"])
+    assert list(names) == ["a/int8", "b/int8", "me/fp32"]
+    assert list(short_names(["/home/me/runs/a/int8"])) == ["int8"]
 
 
 def test_profiles_as_a_document(edgekd):
@@ -128,7 +148,7 @@ def test_profiles_as_a_document(edgekd):
 
 def test_gate_self_test_replay_and_outputs(edgekd, make_bundle, here, tmp_path, monkeypatch):
     """An A/A gate is never a regression; its record decides again to the same document."""
-    short = partial(Plan, looks=(6,), errors=(0.02,), confirm=1, slices=2)
+    short = partial(Plan, looks=(2,), errors=(0.3,), confirm=1, slices=2)
     monkeypatch.setattr(sequential, "Plan", short)
     record, summary, chart = tmp_path / "g.json", tmp_path / "g.md", tmp_path / "c.json"
     code, out, _ = edgekd(

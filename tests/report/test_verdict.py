@@ -30,6 +30,17 @@ def test_a_line_is_held_against_its_limit(
     assert (line.reason is not None) == (status == "unchecked")
 
 
+@pytest.mark.parametrize(
+    ("limit", "status"), [(3.9, "failed"), (4, "inconclusive"), (5, "inconclusive"), (6, "passed")]
+)
+def test_a_projected_range_decides_only_on_request(limit: float, status: str) -> None:
+    assert check("latency_p50", limit, (4, 6)).status == "unchecked"
+    line = check("latency_p50", limit, (4, 6), profile="phone", gate_projections=True)
+    assert (line.status, line.value, line.evidence) == (status, None, "projected")
+    assert "is projected from 4" in line.sentence
+    assert verdict([line]).exit_code == {"passed": 0, "failed": 1, "inconclusive": 3}[status]
+
+
 def test_not_a_number_is_refused() -> None:
     with pytest.raises(ValidationError):
         check("size", 6e6, float("nan"))
