@@ -158,14 +158,20 @@ class Bundle:
 
 
 def encode(
-    manifest: Manifest, preprocessor: preprocess.Preprocessor, rows: Sequence[preprocess.Row]
+    manifest: Manifest,
+    preprocessor: preprocess.Preprocessor,
+    rows: Sequence[preprocess.Row],
+    length: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Encode rows as ``manifest`` asks: its padding, its input names, its dtypes."""
+    """Encode rows as ``manifest`` asks: its padding, its input names, its dtypes.
+
+    Of several allowed lengths the shortest that holds every row is taken, unless ``length`` says.
+    """
     if manifest.inputs[0].dtype == STRING:
         return {manifest.inputs[0].name: _texts(rows)}
     lengths = manifest.runtime.get("lengths")  # fixed or enumerated sizes of the variable axis
-    if not lengths:
-        arrays = preprocessor.encode(rows)
+    if length or not lengths:
+        arrays = preprocessor.encode(rows, length)
     else:
         arrays = preprocessor.encode(rows, max(lengths))
         if len(lengths) > 1 and "attention_mask" in arrays:

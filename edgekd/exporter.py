@@ -171,6 +171,7 @@ class Exporter(ABC):
             inputs = encoded = encode(manifest, encoder, rows)
             if manifest.inputs[0].dtype == STRING:  # the graph holds the tokenizer, torch does not
                 encoded = encode(replace(manifest, inputs=program.inputs), encoder, rows)
+            self._check_every_length(stage, manifest, program)
             return self._finish(stage, out, manifest, encoder, rows, inputs, program.run(encoded))
 
     def compress(self, bundle: Bundle, plan: Plan, calibration: Sequence[Row], out: Path) -> Bundle:
@@ -185,6 +186,39 @@ class Exporter(ABC):
             manifest = self.write_compressed(bundle, plan, calibration, stage)
             rows, inputs, reference = bundle.golden()
             return self._finish(stage, out, manifest, bundle.preprocessor, rows, inputs, reference)
+
+    def _check_every_length(self, stage: Path, manifest: Manifest, program: Program) -> None:
+        """Where several lengths are allowed, run the rows at each: every one is its own graph."""
+        lengths = manifest.runtime.get("lengths") or ()
+        if len(lengths) < 2:
+            return
+        session = self.open(Bundle(stage, manifest))
+        try:
+            for length in lengths:
+                inputs = encode(manifest, program.preprocessor, program.rows, length)
+                outputs = _run_rows(session, manifest, inputs)
+                self._compare(manifest, outputs, program.run(inputs), f" at the length {length}")
+        finally:
+            session.close()
+
+    def _compare(
+        self,
+        manifest: Manifest,
+        outputs: Mapping[str, np.ndarray],
+        reference: Mapping[str, np.ndarray],
+        where: str = "",
+    ) -> float:
+        """The relative error; raise :class:`VerificationError` where the precision allows less."""
+        error, name = worst_error(outputs, reference)
+        allowed = self.tolerances.get(manifest.precision, float("inf"))
+        if error <= allowed and np.isfinite(error):
+            return error
+        rows = len(next(iter(reference.values())))
+        raise VerificationError(
+            f"{self.name} {manifest.precision}: output '{name}' differs from the model it was"
+            f" made from by {error:.2g} relative (allowed {allowed:.2g}) on {rows} rows{where};"
+            " nothing was written. Try another precision, or --debug for the first bad op"
+        )
 
     def _finish(
         self,
@@ -201,14 +235,7 @@ class Exporter(ABC):
             outputs = _run_rows(session, manifest, inputs)
         finally:
             session.close()
-        error, name = worst_error(outputs, reference)
-        allowed = self.tolerances.get(manifest.precision, float("inf"))
-        if not (error <= allowed and np.isfinite(error)):
-            raise VerificationError(
-                f"{self.name} {manifest.precision}: output '{name}' differs from the model it was"
-                f" made from by {error:.2g} relative (allowed {allowed:.2g}) on {len(rows)} rows;"
-                " nothing was written. Try another precision, or --debug for the first bad op"
-            )
+        error = self._compare(manifest, outputs, reference)
         manifest = replace(manifest, provenance={**manifest.provenance, "relative_error": error})
         write(stage, manifest, preprocessor, rows, inputs, outputs)
         return _publish(stage, out)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from edgekd import exporter as exporters
 from edgekd import models, tasks
 from edgekd.bundle import MANIFEST, Bundle, sha256
 from edgekd.errors import InputError, VerificationError
-from edgekd.exporter import Plan, Spec, relative_error, verify, worst_error
+from edgekd.exporter import Plan, Runtime, Session, Spec, relative_error, verify, worst_error
 from edgekd.program import Program, Shapes
 from edgekd.wrap import wrap
 
@@ -70,6 +71,26 @@ def test_numbers_that_differ_fail_and_leave_the_earlier_bundle(
         Wrong().lower(program, Spec(Shapes()), folder)
     assert {p.name: sha256(p) for p in folder.iterdir()} == before
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_each_allowed_length_is_compared_with_torch(program: Program, tmp_path: Path) -> None:
+    class WrongAtEight(OnnxExporter):
+        """Its runtime is off at one length only, which the golden rows do not use."""
+
+        def open(self, bundle: Bundle, runtime: Runtime | None = None) -> Session:
+            session = super().open(bundle, runtime)
+            run = session.run
+
+            def off(inputs: Any) -> dict[str, np.ndarray]:
+                shift = 0.5 if inputs["input_ids"].shape[1] == 8 else 0.0
+                return {name: value + np.float32(shift) for name, value in run(inputs).items()}
+
+            session.run = off  # type: ignore[method-assign]
+            return session
+
+    with pytest.raises(VerificationError, match="at the length 8; nothing was written"):
+        WrongAtEight().lower(program, Spec(Shapes(None, (8, 48))), tmp_path / "x")
+    exporters.get("onnx").lower(program, Spec(Shapes(None, (8, 48))), tmp_path / "x")
 
 
 def test_a_length_beyond_the_model(program: Program, tmp_path: Path) -> None:

@@ -57,6 +57,10 @@ def export(
     ] = None,
     text: Annotated[str | None, typer.Option(help="The data's text column.")] = None,
     label: Annotated[str | None, typer.Option(help="The data's label column.")] = None,
+    author: Annotated[
+        str | None, typer.Option(help="Written into packages that carry metadata.")
+    ] = None,
+    license: Annotated[str | None, typer.Option(help="As --author.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="NAME=VALUE that only this target knows, such as format=ort; repeats."),
@@ -80,6 +84,7 @@ def export(
         shapes=Shapes(batch, tuple(sorted(length or ()))),
         compute="fp32" if precision == "fp32" else exporter.default_compute,
         deployment=deployment,
+        metadata={k: v for k, v in (("author", author), ("license", license)) if v},
         options=_options(option or []),
     )
     known = exporter.precisions(spec)
