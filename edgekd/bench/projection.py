@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SCHEMA = "edgekd.calibration/1"
 _TABLE = Path(__file__).parent / "published.yaml"
 _REFERENCE = "Azure D64s v6"  # the table's server, which stands for "host" in the error estimate
-_LEAST_FACTOR = 1.05  # three calibration models may agree by luck
+_LEAST_FACTOR = 1.10  # few models may agree by luck, and no machine repeats itself to the percent
 
 
 @dataclass(frozen=True)
