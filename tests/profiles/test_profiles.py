@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import yaml
 
@@ -67,6 +69,24 @@ def test_fault_is_one_line_that_names_it(tmp_path, values, says):
     with pytest.raises(InputError, match=r"kiosk\.yaml") as caught:
         profiles.load(file)
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["where", "target"])
+def test_own_profile_that_lacks_a_key_is_told_which(tmp_path, key):
+    """Not 'unknown profile': the file is there, beside the recipe."""
+    (tmp_path / "kiosk.yaml").write_text(yaml.safe_dump(broken(**{key: None})))
+    with pytest.raises(InputError, match=f"'{key}' is missing"):
+        profiles.load("kiosk", tmp_path)
+
+
+def test_every_shipped_figure_and_price_has_a_source():
+    address = re.compile(r"https?://[^\s/]+\.[a-z]+/\S+")
+    for name in SHIPPED:
+        profile = profiles.load(name)
+        assert profile.where == "host" or {"cpu", "memory"} <= profile.hardware.keys()
+        priced = [profile.price] if profile.price else []
+        for figure in [*profile.hardware.values(), *priced]:
+            assert address.fullmatch(figure.source), (name, figure)
 
 
 def test_unknown_name():
