@@ -17,6 +17,7 @@ data:
   train: train.csv               # CSV, TSV, JSON Lines, Parquet, a data set id or folder
   test: test.csv                 # only reports; nothing is ever chosen on it
   # unlabelled: more.csv         # the teacher labels these
+  # served: logs.csv             # what production sees: a warning where it looks different
   # text: text                   # column names, where they are not found by themselves
   # label: label
 student:
