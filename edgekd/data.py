@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd import blocks
 from edgekd.errors import InputError, MissingDependency, nearest
 from edgekd.preprocess import Row
 from edgekd.tasks import Task
@@ -40,7 +41,8 @@ def read_rows(
     Raises :class:`InputError` naming the file and line for a missing file, a missing column, an
     empty cell or an unreadable row.
     """
-    records, where = _records(str(source))
+    labelled = labelled or task.over_vocabulary  # whose truth is the text
+    records, where = _records(str(source), whole_texts=task.over_vocabulary)
     if not records:
         raise InputError(f"{where} has no rows; a header alone or an empty file is no data")
     mapping = _columns(records, task, dict(columns or {}), where, labelled)
@@ -121,7 +123,7 @@ def name_labels(rows: list[dict[str, Any]], labels: Sequence[str]) -> list[dict[
     Raises :class:`InputError` for a label that is neither a name nor a position.
     """
     found = {row["label"] for row in rows if row.get("label") is not None}
-    if found <= set(labels):
+    if not labels or found <= set(labels):
         return rows
     if all(label.isdigit() and int(label) < len(labels) for label in found):
         return [{**row, "label": labels[int(row["label"])]} for row in rows]
@@ -179,7 +181,7 @@ def check_classes(rows: Sequence[Row], labels: Sequence[str], where: str) -> Non
         )
 
 
-def _records(source: str) -> tuple[list[Mapping[str, Any]], str]:
+def _records(source: str, whole_texts: bool) -> tuple[list[Mapping[str, Any]], str]:
     """Return raw records and a name for messages."""
     if source.startswith("builtin:"):
         return _builtin(source), source
@@ -187,6 +189,7 @@ def _records(source: str) -> tuple[list[Mapping[str, Any]], str]:
     readers: dict[str, Callable[[Path], Iterable[Mapping[str, Any]]]] = {
         ".csv": lambda p: _csv(p, ","),
         ".tsv": lambda p: _csv(p, "\t"),
+        ".txt": lambda p: blocks.read_text(p, whole=whole_texts),
         ".jsonl": _jsonl,
         ".ndjson": _jsonl,
         ".parquet": _parquet,
@@ -206,7 +209,7 @@ def _records(source: str) -> tuple[list[Mapping[str, Any]], str]:
             raise InputError(f"{source} cannot be read: {error}") from error
     if path.exists():
         raise InputError(
-            f"{source}: unknown kind of data file '{path.suffix}'; use .csv, .tsv, .jsonl or .parquet"
+            f"{source}: unknown kind of data file '{path.suffix}'; use .csv, .tsv, .jsonl, .parquet or .txt"
         )
     if source.count("/") > 1 or path.is_absolute() or source.startswith("."):
         raise InputError(f"the data {source} does not exist")
@@ -352,6 +355,8 @@ def _columns(
         if role in mapping or (role == task.answer and not labelled):
             continue
         match = next((name for name in candidates if name in found), None)
+        if match is None and role == task.answer and not task.needs_answers:
+            continue
         if match is None:
             raise InputError(
                 f"{where} has no {role} column (looked for {', '.join(candidates)}); it has"

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def forward(
-    model: LoadedModel, rows: Sequence[Row], outputs: Sequence[str]
+    model: LoadedModel, rows: Sequence[Row], task: Task
 ) -> dict[str, np.ndarray]:
-    """One batch: the named ``outputs`` as float32 arrays [rows, …]."""
+    """One batch: the task's outputs as float32 arrays [rows, …]."""
     import torch
 
     device = next(model.model.parameters()).device  # inside a training it may be elsewhere
@@ -27,7 +27,8 @@ def forward(
     feeds = {k: torch.from_numpy(v).to(device) for k, v in encoded.items()}
     with torch.inference_mode():
         said = model.model(**feeds)
-    return {name: getattr(said, name).float().cpu().numpy() for name in outputs}
+        read = task.read(said, model.model.config, feeds.get("attention_mask"))
+    return {name: read[name].float().cpu().numpy() for name in task.outputs}
 
 
 def predict(
@@ -41,7 +42,7 @@ def predict(
         for start in range(0, len(rows), batch):
             indices = order[start : start + batch]
             chosen = [rows[i] for i in indices]
-            said = forward(model, chosen, task.outputs)
+            said = forward(model, chosen, task)
             parts.append(task.collect(said, chosen, model.preprocessor))
             advance(len(indices))
     back = np.argsort(order)
@@ -86,8 +87,9 @@ def label_into(
 
         def run_teacher(batch: Sequence[Row]) -> Mapping[str, Any]:
             if read is None:
-                said = forward(model, batch, task.outputs)
-                return _per_place(task, task.collect(said, batch, model.preprocessor))
+                said = forward(model, batch, task)
+                kept = task.signals(said, batch, model.preprocessor, store.spec.fields)
+                return _per_place(task, kept)
             return _intermediate(model, batch, read, store)
 
         return label(rows, names, run_teacher, store, progress=progress)

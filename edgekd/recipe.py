@@ -48,6 +48,14 @@ def parse_share(value: Any) -> float:
         raise ValueError(f"'{value}' is not a share; write it as 98.5% or 0.985") from None
 
 
+def parse_parameters(value: Any) -> float:
+    """``12%`` -> 0.12, a share of the teacher's; ``2M`` -> 2,000,000 parameters."""
+    match = re.fullmatch(rf"\s*{_NUMBER}\s*([km%]?)\s*", str(value).lower().replace(",", ""))
+    if not match or (match[2] == "%" and float(match[1]) > 100):
+        raise ValueError(f"'{value}' is neither a share nor a number; write it as 12% or 2M")
+    return float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "%": 0.01}[match[2]]
+
+
 def parse_milliseconds(value: Any) -> float:
     """``5 ms`` -> 5.0; ``0.5 s`` -> 500.0."""
     match = re.fullmatch(rf"\s*{_NUMBER}\s*(ms|s)?\s*", str(value).lower())
@@ -77,6 +85,7 @@ Share = Annotated[float, BeforeValidator(parse_share), Field(ge=0)]
 Milliseconds = Annotated[float, BeforeValidator(parse_milliseconds), Field(gt=0)]
 Factor = Annotated[float, BeforeValidator(parse_factor), Field(gt=0)]
 Seconds = Annotated[float, BeforeValidator(parse_seconds), Field(gt=0)]
+Parameters = Annotated[float, BeforeValidator(parse_parameters), Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -97,6 +106,7 @@ class Training(_Section):
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     gradient_accumulation: Annotated[int, Field(ge=1)] = 1
     max_grad_norm: Positive = 1.0
+    keep: Literal["last", "best"] = "last"  # best: the epoch that scores best on held-out rows
 
     @model_validator(mode="after")
     def _whole_parts(self) -> Training:
@@ -108,11 +118,19 @@ class Training(_Section):
         return self
 
 
+class Control(_Section):
+    """How student-no-kd may differ: the best of several learning rates, on held-out rows."""
+
+    learning_rates: Annotated[list[Positive], Field(min_length=1)]
+
+
 class Distill(Training):
     """Distillation: the objective beside the training values."""
 
     temperature: Positive = 2.0
     method: str | None = None  # the loss that soft_weight weighs; the task's own by default
+    # Of a distribution over a vocabulary: the likeliest tokens that are stored, 0 is all.
+    top_k: Annotated[int, Field(ge=0)] | None = None
     soft_weight: Weight = 1.0
     hard_weight: Weight = 0.0
     hidden_weight: Weight = 0.0  # hidden states of matched layers
@@ -120,8 +138,9 @@ class Distill(Training):
     relation_weight: Weight = 0.0  # MiniLM relations of the last layer
     embedding_weight: Weight = 0.0  # direction of the mean-pooled embedding
     contrastive_weight: Weight = 0.0  # which of the batch's embeddings is meant
+    similarity_weight: Weight = 0.0  # how alike the batch's embeddings are to each other
     layer_map: list[tuple[int, int]] | None = None  # (student, teacher), counted from 0
-    control: bool = True  # train student-no-kd at the same budget
+    control: bool | Control = True  # train student-no-kd at the same budget
 
     @property
     def weights(self) -> dict[str, float]:
@@ -142,6 +161,7 @@ class Teacher(_Section):
     model: str | None = None
     base: str | None = None
     config: dict[str, Any] | None = None
+    vocabulary: Annotated[int, Field(ge=300)] | None = None  # pieces learned from the text
     revision: str | None = None
     fit: Training = Training(epochs=3, learning_rate=5e-5)
 
@@ -151,6 +171,8 @@ class Teacher(_Section):
             raise ValueError(
                 "give exactly one of model (fine-tuned), base or config (to be fitted)"
             )
+        if self.vocabulary is not None and self.config is None:
+            raise ValueError("vocabulary goes with config; a model has its own tokenizer")
         return self
 
 
@@ -180,12 +202,32 @@ class Data(_Section):
 
 
 class Student(_Section):
-    """From the teacher (layers copied, vocabulary trimmed), or any model or config."""
+    """From the teacher (layers copied, width reduced, vocabulary trimmed), or a model or config.
+
+    ``params`` (at most 1 is a share of the teacher's) or ``size_mb`` have the shape chosen.
+    """
 
     layers: list[Annotated[int, Field(ge=0)]] | None = None  # of the teacher, counted from 0
-    vocabulary: Literal["keep", "trim"] = "keep"
+    hidden_size: Count | None = None  # whole heads: a multiple of the teacher's head size
+    heads: Count | None = None
+    intermediate_size: Count | None = None
+    embedding_size: Count | None = None  # where the family embeds at a width of its own
+    vocabulary: Literal["keep", "trim"] | None = None  # unset: trimmed where a limit is given
+    params: Parameters | None = None
+    size_mb: Positive | None = None  # of the bundle at the smallest precision of the targets
     model: str | None = None
     config: dict[str, Any] | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether the shape is to be chosen."""
+        return self.params is not None or self.size_mb is not None
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The sizes that are asked for beside the layers."""
+        names = ("hidden_size", "heads", "intermediate_size", "embedding_size")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @model_validator(mode="after")
     def _one_source(self) -> Student:
@@ -193,6 +235,15 @@ class Student(_Section):
             raise ValueError("give one of layers (of the teacher), model or config")
         if self.layers is not None and not self.layers:
             raise ValueError("layers is empty; name at least one of the teacher's layers")
+        if self.params is not None and self.size_mb is not None:
+            raise ValueError("give one of params and size_mb")
+        explicit = ["layers"] * (self.layers is not None) + list(self.widths)
+        source = "model" if self.model is not None else "config" if self.config is not None else ""
+        if self.limited and (explicit or source):
+            limit = "params" if self.params is not None else "size_mb"
+            raise ValueError(f"{limit} has the shape chosen; drop it, or {source or explicit[0]}")
+        if source and self.widths:
+            raise ValueError(f"{explicit[0]} reduces the teacher's width; drop it, or {source}")
         return self
 
 
@@ -340,6 +391,11 @@ def validate(values: dict[str, Any], where: str) -> Recipe:
     except EdgekdError as error:
         raise InputError(f"{where}: {error}") from error
     method = recipe.distill.method
+    top_k = recipe.distill.top_k
+    if top_k is not None and not tasks.get(recipe.task).over_vocabulary:
+        raise InputError(f"{where}: distill.top_k is for vocabularies, not for {recipe.task}")
+    if top_k is not None and method not in (None, methods[top_k == 0]):
+        raise InputError(f"{where}: distill.method {method} does not go with top_k {top_k}")
     if method is not None and method not in methods:
         raise InputError(
             f"{where}: distill.method: '{method}' does not fit {recipe.task}"

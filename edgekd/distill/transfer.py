@@ -32,7 +32,11 @@ EXTRA_TERMS = {
     "relation_weight": "relation",
     "embedding_weight": "embedding_cosine",
     "contrastive_weight": "embedding_contrastive",
+    "similarity_weight": "similarity_kl",
 }
+# Losses that compare embeddings, with a projection of their own where the widths differ.
+EMBEDDINGS = ("embedding_cosine", "embedding_mse", "embedding_contrastive")
+DENSE, TOPK = "softened_kl", ("indices", "values", "rest")  # of a distribution over a vocabulary
 RELATION_HEADS = 12  # MiniLMv2's choice; the nearest divisor of both widths is taken
 
 
@@ -120,10 +124,10 @@ class Transfer:
         return {**batch, **{f"teacher.{name}": value for name, value in made.items()}}
 
 
-def hard_labels(task: Task) -> Transfer:
+def hard_labels(task: Task, parts: int = 1) -> Transfer:
     """The control's objective: the labels alone, no teacher."""
     nothing = Taps(frozenset())
-    return Transfer(Objective({task.hard_loss: 1.0}), nothing, nothing)
+    return Transfer(Objective({task.hard_loss: 1.0}, parts=parts), nothing, nothing)
 
 
 def plan(
@@ -140,14 +144,16 @@ def plan(
     Raises :class:`InputError` for weights that sum to nothing, a layer map past either model, a
     loss on two classes that needs more, and coupled losses in several parts.
     """
-    method = settings.method or task.methods[0]
+    method = settings.method or (DENSE if settings.top_k == 0 else task.methods[0])
     weights = {method: settings.soft_weight, task.hard_loss: settings.hard_weight}
-    weights |= {loss: getattr(settings, weight) for weight, loss in EXTRA_TERMS.items()}
+    for weight, loss in EXTRA_TERMS.items():  # one of them may be the method itself
+        weights[loss] = weights.get(loss, 0.0) + getattr(settings, weight)
     weights = {loss: weight for loss, weight in weights.items() if weight}
     options: dict[str, dict[str, Any]] = {}
-    if "temperature" in LOSSES[method].settings():
+    # Cosines have a temperature of their own scale; the recipe's is that of logits.
+    if LOSSES[method].term == "soft" and "temperature" in LOSSES[method].settings():
         options[method] = {"temperature": settings.temperature}
-    if not weights.keys() & set(EXTRA_TERMS.values()):
+    if not weights.keys() & {*EXTRA_TERMS.values(), *EMBEDDINGS}:
         options = {name: value for name, value in options.items() if name in weights}
         objective = Objective(weights, options, classes=classes, parts=parts)
         return Transfer(objective, Taps(frozenset()), Taps(frozenset()))
@@ -157,14 +163,14 @@ def plan(
     # Only the mapped layers are read, so the loss counts them from 0.
     options["hidden"] = {"layers": [(i, i) for i in range(len(pairs))], **widths}
     options["relation"] = {"heads": _relation_heads(ours.width, theirs.width)}
-    options["embedding_cosine"] = options["embedding_contrastive"] = widths
+    options |= {name: widths for name in EMBEDDINGS}
     options["attention"] = {"layers": [(0, 0)]}
     options = {name: value for name, value in options.items() if name in weights}
     objective = Objective(weights, options, classes=classes, parts=parts)
     wanted = frozenset(
         name.removeprefix("teacher.")
         for name in objective.reads
-        if name.startswith("teacher.") and name != "teacher.logits"
+        if name.startswith("teacher.") and name.removeprefix("teacher.") not in (*task.outputs, *TOPK)
     )
     return Transfer(
         objective,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekd import data, tasks
+from edgekd import blocks, data, tasks
 from edgekd.errors import InputError
 from edgekd.pipeline.stage import Run, content
 from edgekd.preprocess import Row
-from edgekd.recipe import Recipe
+from edgekd.recipe import Control, Recipe
 
 if TYPE_CHECKING:
     from edgekd.models import LoadedModel
@@ -55,7 +55,33 @@ class Context:
 
     def _read(self, source: str, *, labelled: bool = True) -> list[dict[str, Any]]:
         where = self.locate(source)
-        return data.read_rows(where, self.task, self.recipe.data.columns, labelled=labelled)
+        rows = data.read_rows(where, self.task, self.recipe.data.columns, labelled=labelled)
+        return blocks.cut(rows, self.encoder) if self.task.over_vocabulary else rows
+
+    @cached_property
+    def encoder(self) -> Any:
+        """What a teacher reads texts with, before there is a teacher: its model's tokenizer, or
+        one learned from the training text."""
+        from edgekd import models, processors
+
+        spec, length = self.recipe.teacher, self.recipe.data.max_length
+        source = spec.model or spec.base
+        if source is not None:
+            where = self.locate(source)
+            config = models.load_config(where, spec.revision)
+            return processors.preprocessor_of(
+                where, config, revision=spec.revision, max_length=length
+            )
+        if spec.vocabulary is None:
+            raise InputError(
+                "a text teacher from a config needs a tokenizer; say how many pieces to learn from"
+                " the training text (teacher.vocabulary), or give a base model"
+            )
+        where = self.locate(self.recipe.data.train)
+        rows = data.read_rows(where, self.task, self.recipe.data.columns)
+        texts = [row["text"] for row in rows]
+        length = length or blocks.DEFAULT_LENGTH
+        return blocks.learn_vocabulary(texts, spec.vocabulary, length)
 
     @cached_property
     def test(self) -> list[dict[str, Any]]:
@@ -67,9 +93,28 @@ class Context:
         return data.drop_overlap(rows, self.test, allow=self.recipe.data.allow_overlap)
 
     @property
+    def top_k(self) -> int:
+        """How many tokens of a distribution over a vocabulary are stored; 0 is all."""
+        settings = self.recipe.distill
+        dense = settings.method is not None and settings.method != self.task.methods[0]
+        default = 0 if dense else self.task.default_top_k
+        return default if settings.top_k is None else settings.top_k
+
+    @property
+    def learned(self) -> str:
+        """The name of the store of what the student learns from."""
+        return f"train-top{self.top_k}" if self.top_k else "train"
+
+    @property
     def chooses(self) -> bool:
         """Whether something is chosen by score, which needs rows that nothing is trained on."""
-        return any("auto" in target.precisions for target in self.recipe.targets.values())
+        recipe = self.recipe
+        epochs = [recipe.distill, *([] if recipe.teacher.model else [recipe.teacher.fit])]
+        return (
+            any("auto" in target.precisions for target in recipe.targets.values())
+            or any(training.keep == "best" for training in epochs)
+            or isinstance(recipe.distill.control, Control)
+        )
 
     @cached_property
     def _split(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -95,6 +140,12 @@ class Context:
     def overlap(self) -> data.Overlap:
         return self._train_and_overlap[1]
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether a model could be trained without the teacher."""
+        answer = self.task.answer
+        return self.task.needs_answers or any(row.get(answer) is not None for row in self.train)
+
     @cached_property
     def unlabelled(self) -> list[dict[str, Any]]:
         """Rows that only the teacher labels, without those that the test data holds."""
@@ -115,6 +166,8 @@ class Context:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """The classes in output order: the fine-tuned teacher's, or the data's own."""
+        if not self.task.has_classes:
+            return ()
         if self.recipe.teacher.model is not None:
             from edgekd import models
 

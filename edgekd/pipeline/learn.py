@@ -11,22 +11,29 @@ import numpy as np
 
 from edgekd import data
 from edgekd.errors import InputError
-from edgekd.infer import label_into, predict
-from edgekd.pipeline import preflight
+from edgekd.infer import forward, label_into, predict
+from edgekd.pipeline import preflight, shape
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done, fingerprint
 from edgekd.preprocess import Row
-from edgekd.recipe import Training
+from edgekd.recipe import Control, Training
 from edgekd.tasks import Task
 
 if TYPE_CHECKING:
     from edgekd.distill.examples import Signals
+    from edgekd.distill.trainer import Outcome
     from edgekd.distill.transfer import Taps, Transfer
     from edgekd.models import LoadedModel
     from edgekd.recipe import Distill, Student
     from edgekd.signals.store import SignalSpec, SignalStore
 
-READING = ("edgekd.data", "edgekd.preprocess", "edgekd.tasks", "edgekd.pipeline.context")
+READING = (
+    "edgekd.blocks",
+    "edgekd.data",
+    "edgekd.preprocess",
+    "edgekd.tasks",
+    "edgekd.pipeline.context",
+)
 MODELS = (
     *READING,
     "edgekd.models",
@@ -36,7 +43,13 @@ MODELS = (
     "edgekd.pipeline.learn",
     "edgekd.pipeline.preflight",
 )
-TRAINING = (*MODELS, "edgekd.distill", "edgekd.signals")
+TRAINING = (
+    *MODELS,
+    "edgekd.distill",
+    "edgekd.signals",
+    "edgekd.pipeline.shape",
+    "edgekd.search.shape",
+)
 SOURCES = ("train", "test", "selection", "unlabelled", "served")
 
 
@@ -85,7 +98,7 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
         import torch
 
         from edgekd import models
-        from edgekd.distill.student import check_layers
+        from edgekd.distill.student import check_shape
 
         labels = rows.result["labels"]
         torch.manual_seed(context.recipe.seed)  # a base model gets a fresh head
@@ -97,10 +110,10 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
         else:
             from edgekd.processors import fresh_preprocessor
 
-            encoder = fresh_preprocessor(context.train)
+            encoder = context.encoder if spec.vocabulary else fresh_preprocessor(context.train)
             seed = context.recipe.seed
             teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
-        check_layers(context.recipe.student.layers or (), teacher.model)
+        check_shape(context.recipe.student, teacher.model)
         return _train(context, teacher, spec.fit, scratch, "teacher", context.recipe.seed)
 
     depends = {
@@ -121,17 +134,18 @@ def label(context: Context, rows: Done, fitted: Done | None) -> Done:
     recipe = context.recipe
 
     def make(scratch: Path) -> Mapping[str, Any]:
-        from edgekd.distill.student import check_layers
+        from edgekd.distill.student import check_shape
         from edgekd.evaluate.run import evaluate
 
         teacher, labels = context.teacher, list(context.labels)
-        check_layers(recipe.student.layers or (), teacher.model)
+        check_shape(recipe.student, teacher.model)
+        shape.resolve(context, [*context.train, *context.unlabelled])
         _label(context, "test", context.test, "float32")
         said = teacher_outputs(context)
         references = context.task.references(context.test, labels)
         preflight.teacher_knows(context.task, said, references, labels, recipe.teacher.model)
         learned_from = [*context.train, *context.unlabelled]
-        _label(context, "train", learned_from, "float16")
+        _label(context, context.learned, learned_from, "float16")
         return {
             "params": teacher.parameters,
             "revision": teacher.revision,
@@ -139,11 +153,15 @@ def label(context: Context, rows: Done, fitted: Done | None) -> Done:
             "source": _named(recipe.teacher.model or recipe.teacher.base),
             "evaluation": evaluate(context.task, labels, said, references).to_dict(),
             "longest": context.longest_row or 0,
-            "cut": preflight.share_cut_off(teacher.preprocessor, learned_from),
+            # Running text is cut into blocks anyway, and nothing of it is lost.
+            "cut": 0.0
+            if context.task.over_vocabulary
+            else preflight.share_cut_off(teacher.preprocessor, learned_from),
         }
 
     depends = {
         "rows": rows,
+        "store": context.learned,
         "teacher": fitted or context.identity(recipe.teacher.model),
         "revision": recipe.teacher.revision,
     }
@@ -155,12 +173,42 @@ def student(context: Context, labelled: Done, nth: int = 0) -> Done:
 
     The first one is the student that ships; the others say how much the seed matters.
     """
-    return _student(context, labelled, "student", nth)
+    return _student(context, labelled, "student", nth, context.recipe.distill)
 
 
 def control(context: Context, labelled: Done, nth: int = 0) -> Done:
     """Train the same student for the same steps on the labels alone."""
-    return _student(context, labelled, "student-no-kd", nth)
+    settings = context.recipe.distill
+    if isinstance(settings.control, Control):
+        rate = control_rate(context, labelled, settings.control).result["learning_rate"]
+        settings = settings.model_copy(update={"learning_rate": rate})
+    return _student(context, labelled, "student-no-kd", nth, settings)
+
+
+def control_rate(context: Context, labelled: Done, spec: Control) -> Done:
+    """The learning rate that serves the control best, on the held-out rows and the first seed."""
+    recipe = context.recipe
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        from edgekd.infer import predict
+
+        scores: dict[str, float] = {}
+        metric = context.task.metrics(context.labels)[0]
+        references = context.task.references(context.selection, list(context.labels))
+        for rate in spec.learning_rates:
+            model = fresh_student(context, [*context.train, *context.unlabelled], recipe.seed)
+            settings = recipe.distill.model_copy(update={"learning_rate": rate})
+            _fit(context, model, settings, scratch / f"{rate:g}", "student-no-kd", recipe.seed)
+            said = predict(model, context.selection, context.task, f"score at {rate:g}")
+            scores[f"{rate:g}"] = metric(context.task.decode(said, model.labels), references)
+        order = sorted(scores, key=lambda r: scores[r] if metric.lower_is_better else -scores[r])
+        return {"learning_rate": float(order[0]), "scores": scores}
+
+    depends = {
+        "rates": spec.learning_rates,
+        **_depends(context, labelled, "student-no-kd", recipe.distill, recipe.seed),
+    }
+    return context.run.stage("control-rate", depends, TRAINING, make)
 
 
 def seed_folder(name: str, nth: int) -> str:
@@ -168,71 +216,74 @@ def seed_folder(name: str, nth: int) -> str:
     return f"seeds/{name}-{nth}" if nth else name
 
 
-def fresh_student(context: Context, rows: Sequence[Row], seed: int) -> LoadedModel:
-    """The untrained student; ``rows`` say which pieces a trimmed vocabulary keeps."""
+def fresh_student(
+    context: Context, rows: Sequence[Row], seed: int, spec: Student | None = None
+) -> LoadedModel:
+    """The untrained student; ``rows`` say which pieces a trimmed vocabulary keeps.
+
+    ``spec`` is the recipe's with its shape spelt out, where the caller has it already.
+    """
     import torch
 
     from edgekd.distill.student import build
 
     torch.manual_seed(seed)  # student and control start from the same weights
-    spec = context.recipe.student
+    spec = spec or shape.resolve(context, rows).student
     if spec.model is not None:
         spec = spec.model_copy(update={"model": context.locate(spec.model)})
     return build(spec, context.teacher, context.task, rows, context.max_length or 0, seed)
 
 
-def _student(context: Context, labelled: Done, name: str, nth: int) -> Done:
+def _student(context: Context, labelled: Done, name: str, nth: int, settings: Distill) -> Done:
     recipe = context.recipe
     seed = recipe.seed + nth
 
     def make(scratch: Path) -> Mapping[str, Any]:
-        fresh = fresh_student(context, [*context.train, *context.unlabelled], seed)
-        result = _train(context, fresh, recipe.distill, scratch, name, seed)
-        return {**result, "source": _describe(recipe.student, context.teacher)}
+        learned_from = [*context.train, *context.unlabelled]
+        chosen = shape.resolve(context, learned_from)
+        fresh = fresh_student(context, learned_from, seed, chosen.student)
+        result = _train(context, fresh, settings, scratch, name, seed)
+        source = _describe(chosen.student, context.teacher)
+        return {
+            **result,
+            "source": source,
+            "learning_rate": settings.learning_rate,
+            "shape": chosen.to_dict(),
+            "cut": preflight.share_cut_off(fresh.preprocessor, learned_from),
+        }
 
+    depends = _depends(context, labelled, name, settings, seed)
+    stage = f"{name}-seed-{nth}" if nth else name
+    return context.run.stage(stage, depends, TRAINING, make, output=seed_folder(name, nth))
+
+
+def _depends(
+    context: Context, labelled: Done, name: str, settings: Distill, seed: int
+) -> dict[str, Any]:
+    """What a student or its control is made of."""
+    recipe = context.recipe
     # The control does not depend on how the teacher is listened to.
-    fields = type(recipe.distill).model_fields if name == "student" else Training.model_fields
+    fields = type(settings).model_fields if name == "student" else Training.model_fields
     values = set(fields) - {"control"}
-    depends = {
+    return {
         "labelled": labelled,
         "student": recipe.student.model_dump(exclude={"model"}),
+        "precision": shape.smallest_precision(recipe) if recipe.student.size_mb else None,
         "model": context.identity(recipe.student.model),
-        "distill": recipe.distill.model_dump(include=values),
+        "distill": settings.model_dump(include=values),
         # A target's length counts only where it is more than the rows ask for anyway.
         "length": max(labelled.result["longest"], context.longest_target),
         "seed": seed,
     }
-    stage = f"{name}-seed-{nth}" if nth else name
-    return context.run.stage(stage, depends, TRAINING, make, output=seed_folder(name, nth))
 
 
 def _train(
     context: Context, model: LoadedModel, settings: Training, scratch: Path, name: str, seed: int
 ) -> Mapping[str, Any]:
     """Train ``model``, write it, score it on the test rows."""
-    from edgekd.distill import trainer, transfer
-    from edgekd.distill.examples import Examples
     from edgekd.evaluate.run import evaluate
-    from edgekd.recipe import Distill
 
-    rows: Sequence[Row] = context.train
-    signals: Signals | None = None
-    objective = transfer.hard_labels(context.task)
-    if name == "student" and isinstance(settings, Distill):
-        rows = [*context.train, *context.unlabelled]
-        objective = plan(context, settings, model)
-        signals = stored(context, rows, objective.teacher)
-    examples = Examples(rows, context.task, model.preprocessor, model.labels, signals)
-    outcome = trainer.train(
-        model.model,
-        examples,
-        objective,
-        settings,
-        seed=seed,
-        folder=scratch / "training",
-        what=name,
-        steps=None if name == "teacher" else _student_steps(context),
-    )
+    outcome, kept = _fit(context, model, settings, scratch / "training", name, seed)
     model.save(scratch / "output")
     outputs = predict(model, context.test, context.task, f"test {name}")
     labels = list(model.labels)
@@ -246,8 +297,43 @@ def _train(
         "train_seconds": outcome.seconds,
         "history": outcome.history,
         "gradient_shares": outcome.shares,
+        "kept": kept,
         "evaluation": evaluate(context.task, labels, outputs, references, said).to_dict(),
     }
+
+
+def _fit(
+    context: Context, model: LoadedModel, settings: Training, folder: Path, name: str, seed: int
+) -> tuple[Outcome, Mapping[str, Any] | None]:
+    """Train ``model`` in place; say what training did and, where asked, which epoch was kept."""
+    from edgekd.distill import trainer, transfer
+    from edgekd.distill.examples import Examples
+    from edgekd.pipeline.keep import BestEpoch
+    from edgekd.recipe import Distill
+
+    rows: Sequence[Row] = context.train
+    signals: Signals | None = None
+    objective = transfer.hard_labels(context.task, settings.gradient_accumulation)
+    if name == "student" and isinstance(settings, Distill):
+        rows = [*context.train, *context.unlabelled]
+        objective = plan(context, settings, model)
+        signals = stored(context, rows, objective.teacher)
+    examples = Examples(rows, context.task, model.preprocessor, model.labels, signals)
+    folder.mkdir(parents=True, exist_ok=True)
+    keeps = settings.keep == "best"
+    best = BestEpoch(context.task, model, context.selection, folder, name) if keeps else None
+    outcome = trainer.train(
+        model.model,
+        examples,
+        objective,
+        settings,
+        seed=seed,
+        folder=folder,
+        what=name,
+        steps=None if name == "teacher" else _student_steps(context),
+        after_epoch=best,
+    )
+    return outcome, best.restore() if best else None
 
 
 def _label(context: Context, split: str, rows: Sequence[Row], dtype: str) -> SignalStore:
@@ -262,17 +348,38 @@ def _store(context: Context, split: str, dtype: str | None = None) -> SignalStor
 
     teacher = context.teacher
     folder = context.run.path / "signals" / f"{split}-{teacher.revision[:12]}"
-    return SignalStore.open(folder, signal_spec(teacher, context.task, dtype) if dtype else None)
+    top_k = context.top_k if split == context.learned else None
+    spec = signal_spec(teacher, context.task, dtype, top_k) if dtype else None
+    return SignalStore.open(folder, spec)
 
 
-def signal_spec(teacher: LoadedModel, task: Task, dtype: str) -> SignalSpec:
-    """What a store of this teacher's outputs holds."""
+def signal_spec(
+    teacher: LoadedModel, task: Task, dtype: str, top_k: int | None = None
+) -> SignalSpec:
+    """What a store of this teacher's outputs holds.
+
+    Over a vocabulary: the ``top_k`` likeliest tokens of each place, all of them where it is 0,
+    or with None only what scores are made of.
+    """
+    from edgekd.models import example_rows
     from edgekd.signals.store import Field, SignalSpec
+    from edgekd.signals.topk import topk_fields
 
     description = json.dumps(teacher.preprocessor.describe(), sort_keys=True)
     lead = (None,) if task.per_token else ()
-    fields = {name: Field(dtype, (*lead, len(teacher.labels))) for name in task.outputs}
-    if task.per_token:
+    if not task.over_vocabulary:
+        sample = example_rows(task, teacher.preprocessor, 1)
+        said = task.collect(forward(teacher, sample, task), sample, teacher.preprocessor)
+        kinds = {n: dtype if v.dtype.kind == "f" else v.dtype.name for n, v in said.items()}
+        fields = {n: Field(kinds[n], (*lead, *v.shape[1 + len(lead) :])) for n, v in said.items()}
+    elif top_k:
+        fields = topk_fields(top_k, teacher.model.config.vocab_size, ragged=True)
+    elif top_k == 0:
+        fields = {"logits": Field(dtype, (*lead, teacher.model.config.vocab_size))}
+    else:
+        kept = {"nll": "float32", "choice": "int32", "truth": "int32"}
+        fields = {name: Field(kind, lead) for name, kind in kept.items()}
+    if task.over_vocabulary:
         fields["mask"] = Field("uint8", (None,))
     return SignalSpec(teacher.revision, description, fields)
 
@@ -317,7 +424,7 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
     """The objective, refused here where it cannot work: nothing has been trained yet."""
     from edgekd.distill import transfer
 
-    teacher, copied = context.teacher, context.recipe.student.layers
+    teacher, copied = context.teacher, shape.copied_layers(context, student)
     if copied and settings.layer_map is None:  # each copied layer against its original
         settings = settings.model_copy(update={"layer_map": list(enumerate(copied))})
     found = transfer.plan(
@@ -325,7 +432,7 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
         context.task,
         teacher.model,
         student.model,
-        classes=len(teacher.labels),
+        classes=len(teacher.labels) or None,
         parts=settings.gradient_accumulation,
     )
     per_token = found.teacher.stored & {"hidden_states", "qkv"}
@@ -343,7 +450,7 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
 def stored(context: Context, rows: Sequence[Row], taps: Taps) -> Signals:
     """Read rows' signals by position: the logits, and what the objective matches beside them."""
     keys = _keys(rows)
-    stores = [_store(context, "train")]
+    stores = [_store(context, context.learned)]
     if taps.stored:
         stores.append(_label_intermediate(context, rows, taps))
 
@@ -398,15 +505,18 @@ def _describe(spec: Student, teacher: LoadedModel) -> str:
             else f"a {(spec.config or {}).get('model_type')} from its config"
         )
     total = getattr(teacher.model.config, "num_hidden_layers", "?")
-    layers = "all" if spec.layers is None else ", ".join(map(str, spec.layers))
-    trimmed = ", vocabulary trimmed" if spec.vocabulary == "trim" else ""
+    rest = "".join(f", {name.replace('_', ' ')} {size}" for name, size in spec.widths.items())
+    rest += ", vocabulary trimmed" if spec.vocabulary == "trim" else ""
     if not spec.layers:
-        return f"the teacher's own shape, {layers} layers{trimmed}"
+        return f"the teacher's own shape, all layers{rest}"
     plural = "s" if len(spec.layers) > 1 else ""
-    return f"layer{plural} {layers} of the teacher's {total}{trimmed}"
+    return f"layer{plural} {', '.join(map(str, spec.layers))} of the teacher's {total}{rest}"
 
 
 def check_student(context: Context) -> None:
     """Refuse an impossible student before anything is trained."""
-    if context.recipe.student.vocabulary == "trim" and not context.task.default_columns.keys() & {"text", "tokens"}:
+    if context.recipe.student.vocabulary == "trim" and not context.task.default_columns.keys() & {
+        "text",
+        "tokens",
+    }:
         raise InputError("student.vocabulary: trim needs a text task; drop the key")

@@ -5,12 +5,23 @@ from __future__ import annotations
 from edgekd.errors import InputError, nearest
 from edgekd.tasks.base import Metric, Task
 from edgekd.tasks.classification import ImageClassification, TextClassification
+from edgekd.tasks.feature_extraction import FeatureExtraction
+from edgekd.tasks.text_generation import TextGeneration
+from edgekd.tasks.text_ranking import TextRanking
 from edgekd.tasks.token_classification import TokenClassification
 
 __all__ = ["TASKS", "Metric", "Task", "get"]
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (TextClassification(), TokenClassification(), ImageClassification())
+    task.name: task
+    for task in (
+        TextClassification(),
+        TokenClassification(),
+        FeatureExtraction(),
+        TextRanking(),
+        ImageClassification(),
+        TextGeneration(),
+    )
 }
 
 

@@ -10,7 +10,7 @@ is one matrix product of resampling weights with the statistics, whatever the me
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -46,7 +46,12 @@ class Task(ABC):
 
     name: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]  # of the deployed program, and what the teacher is asked
+    has_classes: ClassVar[bool] = True  # without, a model of this task has no labels
+    has_head: ClassVar[bool] = True  # without, the model's own last layer is what is read
+    needs_answers: ClassVar[bool] = True  # without, rows may say nothing beside their content
     per_token: ClassVar[bool] = False
+    over_vocabulary: ClassVar[bool] = False  # the classes are the vocabulary, the truth the text
+    default_top_k: ClassVar[int] = 0  # classes of a distribution that are stored; 0 is all
     methods: ClassVar[tuple[str, ...]]  # losses that soft_weight may weigh, the default first
     answer: ClassVar[str] = "label"  # the column that holds the truth
     hard_loss: ClassVar[str] = "cross_entropy"  # the loss on labels
@@ -57,6 +62,24 @@ class Task(ABC):
         """The class names that labelled rows use; empty where the task has none."""
         found = {row["label"] for row in rows if row.get("label") is not None}
         return sorted(found, key=int) if all(x.isdigit() for x in found) else sorted(found)
+
+    def head(self, labels: Sequence[str]) -> dict[str, Any]:
+        """Config values that size the fresh head of a base model."""
+        if not self.has_classes:
+            return {}
+        return {
+            "num_labels": len(labels),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {label: i for i, label in enumerate(labels)},
+        }
+
+    def read(self, said: Any, config: Any, mask: Any = None) -> dict[str, Any]:
+        """The task's ``outputs`` from what a model said; tensors in, tensors out.
+
+        It is traced into the deployed program. ``mask`` [batch, sequence] is 1 at real tokens;
+        ``config`` is the model's.
+        """
+        return {name: getattr(said, name) for name in self.outputs}
 
     def places(self, encodings: Sequence[Any]) -> list[np.ndarray]:
         """Where in each tokenized row (``tokenizers.Encoding``) the answers live: int64 arrays.
@@ -75,6 +98,16 @@ class Task(ABC):
         """
         return dict(outputs)
 
+    def signals(
+        self,
+        outputs: Mapping[str, np.ndarray],
+        rows: Sequence[Row],
+        preprocessor: Preprocessor,
+        fields: Collection[str],
+    ) -> dict[str, np.ndarray]:
+        """What a store with these ``fields`` keeps of one batch, in the form of :meth:`collect`."""
+        return self.collect(outputs, rows, preprocessor)
+
     @abstractmethod
     def metrics(self, labels: Sequence[str]) -> tuple[Metric, ...]:
         """The metrics over ``labels``, the main one first."""
@@ -90,6 +123,16 @@ class Task(ABC):
     def agree(self, left: Sequence[Any], right: Sequence[Any]) -> np.ndarray:
         """Whether two models decide the same: bool [examples]."""
         return np.array([a == b for a, b in zip(left, right, strict=True)], bool)
+
+    def correct(self, decoded: Sequence[Any], references: Sequence[Any]) -> np.ndarray:
+        """Whether each decision is right: bool [decisions]."""
+        return self.agree(decoded, references)
+
+    def truth(
+        self, references: Sequence[Any], teacher_outputs: Mapping[str, np.ndarray] | None
+    ) -> Sequence[Any]:
+        """``references``, or what stands for them where the rows have no answers."""
+        return references
 
     def targets(self, references: Sequence[Any], encodings: Sequence[Any] | None) -> list[Any]:
         """What the loss on labels reads, one entry per row (an array per row with places)."""

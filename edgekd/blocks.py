@@ -1,0 +1,99 @@
+"""Running text as rows: cut into blocks of so many tokens, and a vocabulary learned from it.
+
+A language model reads text without end, but a row has one. Blocks begin where a word begins, so
+that a block tokenized alone is cut into the tokens that it had in the whole text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekd.errors import InputError
+from edgekd.preprocess import Row, TextPreprocessor
+
+END = "<|endoftext|>"  # pads, and stands where a model wants a first or last token
+DEFAULT_LENGTH = 128
+
+
+def read_text(path: Path, *, whole: bool) -> list[dict[str, str]]:
+    """Read a plain text file: one row, or a row for every line that is not blank."""
+    text = path.read_text(encoding="utf-8-sig")
+    texts = [text] if whole else text.splitlines()
+    return [{"text": text} for text in texts if text.strip()]
+
+
+def cut(rows: Sequence[Row], preprocessor: TextPreprocessor) -> list[dict[str, Any]]:
+    """Cut every row's ``text`` into rows of at most ``preprocessor.max_length`` tokens.
+
+    The blocks of a text joined are the text; blocks of white space alone are left out. Raises
+    :class:`InputError` where what the tokenizer adds leaves no room.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(preprocessor.tokenizer_json)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    room = preprocessor.max_length - tokenizer.num_special_tokens_to_add(False)
+    if room < 2:
+        raise InputError(
+            f"blocks of {preprocessor.max_length} tokens have no room for two of a text; raise"
+            " data.max_length"
+        )
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        text = row["text"]
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        ends = [encoding.offsets[i - 1][1] for i in _starts(encoding.word_ids, room)]
+        pieces = [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
+        found += [{**row, "text": piece} for piece in pieces if piece.strip()]
+    return found
+
+
+def _starts(words: Sequence[int | None], room: int) -> list[int]:
+    """Token numbers at which blocks after the first begin: of words, where one fits a block."""
+    starts, begin = [], 0
+    while len(words) - begin > room:
+        end = begin + room
+        word = next((i for i in range(end, begin, -1) if words[i] != words[i - 1]), end)
+        starts.append(word)
+        begin = word
+    return starts
+
+
+def learn_vocabulary(
+    texts: Iterable[str], size: int, max_length: int = DEFAULT_LENGTH
+) -> TextPreprocessor:
+    """Train a byte-level BPE of ``size`` pieces (Sennrich et al., 2016; Radford et al., 2019).
+
+    Raises :class:`InputError` where the texts do not hold so many pieces.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() != size:
+        raise InputError(
+            f"the training text gives {tokenizer.get_vocab_size()} pieces, not the {size} of"
+            " teacher.vocabulary (all bytes are 256 of them); ask for what the text holds, or give"
+            " more text"
+        )
+    return TextPreprocessor(
+        tokenizer.to_str(),
+        max_length=max_length,
+        pad_id=tokenizer.token_to_id(END),
+        pad_token=END,
+        tokenizer_config={
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **{f"{role}_token": END for role in ("pad", "bos", "eos")},
+        },
+    )
