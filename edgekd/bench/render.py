@@ -46,6 +46,12 @@ def bench(
             why = row.get("missing") or row.get("method")
             if why:
                 notes.append(f"{name}, {profile.name}: {why}")
+            joules = row["details"].get("joules_per_inference")
+            if joules is not None and row["evidence"] == "measured":
+                notes.append(
+                    f"{name}, {profile.name}: {joules * 1e3:.3g} mJ per inference (measured; the"
+                    " whole processor's counter)"
+                )
     console.print(table)
     for profile_name in dict.fromkeys(p.name for pairs in found.values() for p, _ in pairs):
         loads = {

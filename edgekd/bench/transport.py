@@ -27,6 +27,7 @@ _MODULES = (
     *(f"edgekd/bench/{name}.py" for name in ("__init__", "worker", "environment", "concurrency")),
 )
 _WORKER_PATH = "{worker}"  # PYTHONPATH there
+_ANDROID_FOLDER = "/data/local/tmp"  # the one that adb's shell may write to
 _CHECK = "import sys; assert sys.version_info >= (3, 11), sys.version; import numpy"
 
 
@@ -162,7 +163,7 @@ def adb(serial: str | None = None, python: str = "python3") -> Remote:
     if serial is None and len(answering) > 1:
         raise InputError(f"{len(answering)} Android devices answer; name one: adb:SERIAL")
     shell = ["adb", "-s", serial or answering[0], "shell", "-T"]
-    return Remote(shell, "the Android device", folder="/data/local/tmp", python=python)
+    return Remote(shell, "the Android device", folder=_ANDROID_FOLDER, python=python)
 
 
 def parse(text: str, python: str = "python3") -> Remote:

@@ -74,6 +74,34 @@ def test_no_android_device(tmp_path, monkeypatch):
     assert transport.adb("X2").shell == ["adb", "-s", "X2", "shell", "-T"]
 
 
+ADB = """#!/bin/sh
+[ "$1" = devices ] && { echo 'List of devices attached'; printf 'X1\\tdevice\\n'; exit; }
+[ "$1 $2 $3 $4" = '-s X1 shell -T' ] || { echo "adb: $*" >&2; exit 2; }
+shift 4
+exec sh -c "$*"
+"""
+
+
+def test_an_android_phone_differs_in_the_transport_alone(
+    tmp_path, make_bundle, kiosk, rows, probe_there, monkeypatch
+):
+    """An adb that runs the phone's shell lines here: the same worker, the same JSON."""
+    program, phone = tmp_path / "bin" / "adb", tmp_path / "phone"
+    program.parent.mkdir()
+    phone.mkdir()
+    program.write_text(ADB)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(transport, "_ANDROID_FOLDER", str(phone))
+    with transport.parse("adb", sys.executable) as place:
+        found = measure(
+            make_bundle().path, kiosk, rows, rounds=1, seconds=0.02, memory=False, transport=place
+        )
+        assert list(phone.iterdir())
+    assert found.evidence == "measured" and len(found.samples) >= 40
+    assert not list(phone.iterdir())
+
+
 @pytest.mark.parametrize("text", ["telnet:host", "ssh:", "somewhere"])
 def test_names_of_no_machine(text):
     with pytest.raises(InputError, match="names no machine"):
