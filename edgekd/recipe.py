@@ -176,6 +176,17 @@ class Teacher(_Section):
         return self
 
 
+class Augment(_Section):
+    """Variants of the training rows, made anew of each row's content.
+
+    Text: mask, delete, swap, window. Images: shift, rotate, noise, erase. Audio: shift, gain,
+    noise, speed. All that suit the task's input by default.
+    """
+
+    copies: Count = 1  # of each row
+    operations: list[str] | None = None
+
+
 class Data(_Section):
     """Where the rows are and which columns play which role."""
 
@@ -183,6 +194,7 @@ class Data(_Section):
     test: str
     selection: str | None = None  # else held out of train where something is chosen
     unlabelled: str | None = None  # the teacher labels it
+    augment: Augment | None = None  # variants of training rows, which the teacher labels too
     served: str | None = None  # what production sees, unlabelled: does it look like train?
     text: str | None = None
     text_pair: str | None = None

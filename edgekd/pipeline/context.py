@@ -149,13 +149,23 @@ class Context:
     @cached_property
     def unlabelled(self) -> list[dict[str, Any]]:
         """Rows that only the teacher labels, without those that the test data holds."""
-        source = self.recipe.data.unlabelled
-        if source is None:
-            return []
-        rows = self._read(source, labelled=False)
+        source, augment = self.recipe.data.unlabelled, self.recipe.data.augment
+        rows = self._read(source, labelled=False) if source else []
         allow = self.recipe.data.allow_overlap
         rows = data.drop_overlap(rows, self.test, allow=allow, what="unlabelled")[0]
-        return data.drop_overlap(rows, self.selection, allow=True)[0] if self.selection else rows
+        rows = data.drop_overlap(rows, self.selection, allow=True)[0] if self.selection else rows
+        if augment:
+            from edgekd.distill.augment import widen
+
+            judged = [*self.test, *self.selection]
+            rows += widen(
+                [*self.train, *rows],
+                augment.copies,
+                test=judged,
+                operations=augment.operations,
+                seed=self.recipe.seed,
+            )
+        return rows
 
     @cached_property
     def served(self) -> list[dict[str, Any]]:

@@ -121,3 +121,15 @@ def test_targets_are_refused_before_anything_is_trained(
 ) -> None:
     with pytest.raises(InputError, match=message):
         ship.check_targets(context_of(**values))
+
+
+def test_augmented_rows_are_learned_from_without_labels(
+    context_of: Callable[..., Context],
+) -> None:
+    context = context_of(data={"augment": {"copies": 2, "operations": ["delete"]}})
+    added = context.unlabelled
+    assert 0 < len(added) <= 2 * len(context.train)
+    assert all("label" not in row for row in added)
+    assert not {row["text"] for row in added} & {row["text"] for row in context.train}
+    with pytest.raises(InputError, match="did you mean 'delete'"):
+        _ = context_of(data={"augment": {"operations": ["delet"]}}).unlabelled
