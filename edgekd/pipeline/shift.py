@@ -93,14 +93,16 @@ def features(model: LoadedModel, rows: Sequence[Row]) -> np.ndarray:
 
     lengths = getattr(model.preprocessor, "lengths", None)
     order = np.argsort(lengths(rows), kind="stable") if lengths else np.arange(len(rows))
+    device = next(model.model.parameters()).device
     parts = []
     with track("compare served rows", len(rows)) as advance:
         for start in range(0, len(rows), _BATCH):
             batch = [rows[i] for i in order[start : start + _BATCH]]
-            feeds = {k: torch.from_numpy(v) for k, v in model.preprocessor.encode(batch).items()}
+            encoded = model.preprocessor.encode(batch)
+            feeds = {name: torch.from_numpy(v).to(device) for name, v in encoded.items()}
             with torch.inference_mode():
                 said = model.model(**feeds, output_hidden_states=True)
-            parts.append(_pooled(said, feeds.get("attention_mask")).float().numpy())
+            parts.append(_pooled(said, feeds.get("attention_mask")).float().cpu().numpy())
             advance(len(batch))
     return np.concatenate(parts)[np.argsort(order)]
 
@@ -128,5 +130,6 @@ def _spacing(features: np.ndarray) -> float:
 
 
 def _quote(row: Row, index: int) -> str:
-    text = " ".join(str(row.get("text") or f"row {index + 1}").split())
+    words = row.get("tokens") or str(row.get("text") or f"row {index + 1}").split()
+    text = " ".join(words)
     return text if len(text) <= _QUOTED else f"{text[: _QUOTED - 1]}…"
