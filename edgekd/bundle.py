@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekd import __version__, preprocess
+from edgekd import __version__, audio, preprocess
 from edgekd.errors import InputError
 
 SCHEMA = "edgekd.bundle/1"
@@ -131,8 +131,9 @@ class Bundle:
                 f"{self.path}: its golden samples cannot be read ({error}); export it again"
             ) from error
         for row in rows:
-            if "image" in row:
-                row["image"] = str(self.path / row["image"])
+            for role in ("image", "audio"):
+                if role in row:
+                    row[role] = str(self.path / row[role])
         return rows, inputs, outputs
 
     def check_files(self) -> None:
@@ -243,7 +244,7 @@ def _bytes(path: Path) -> int:
 
 
 def _plain(row: preprocess.Row, folder: Path, index: int) -> dict[str, Any]:
-    """A row as JSON; an image becomes a PNG beside it, named by its relative path."""
+    """A row as JSON; an image becomes a PNG beside it and a sound a WAV, named by their paths."""
     plain: dict[str, Any] = {
         k: v for k, v in row.items() if isinstance(v, str | int | float | list)
     }
@@ -257,4 +258,8 @@ def _plain(row: preprocess.Row, folder: Path, index: int) -> dict[str, Any]:
         plain["image"] = f"golden/{index}.png"
         (folder / "golden").mkdir(exist_ok=True)
         picture.save(folder / plain["image"])
+    if "audio" in row:
+        plain["audio"] = f"golden/{index}.wav"
+        (folder / "golden").mkdir(exist_ok=True)
+        audio.write(folder / plain["audio"], row)
     return plain

@@ -2,8 +2,8 @@
 
 A source is a file (CSV, TSV, JSON Lines, Parquet), a folder with one sub-folder per class, a
 Hugging Face data set (``id``, ``id:split`` or a saved folder) or ``builtin:digits/train``.
-Every source ends as the same canonical rows: ``text`` (and ``text_pair``) or ``image``, and
-``label``, which is always a class name or absent.
+Every source ends as the same canonical rows: ``text`` (and ``text_pair``), ``image``, or
+``audio`` with its ``sampling_rate``; and ``label``, which is always a class name or absent.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from edgekd import blocks
+from edgekd import blocks, media
 from edgekd.errors import InputError, MissingDependency, nearest
 from edgekd.preprocess import Row
 from edgekd.tasks import Task
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aif", ".aiff")
 OVERLAP_LIMIT = 0.02  # of the test rows
 
 
@@ -42,7 +43,8 @@ def read_rows(
     empty cell or an unreadable row.
     """
     labelled = labelled or task.over_vocabulary  # whose truth is the text
-    records, where = _records(str(source), whole_texts=task.over_vocabulary)
+    records, where = _records(str(source), task)
+    folder = Path(source).expanduser().parent
     if not records:
         raise InputError(f"{where} has no rows; a header alone or an empty file is no data")
     mapping = _columns(records, task, dict(columns or {}), where, labelled)
@@ -62,7 +64,10 @@ def read_rows(
             if role in row:
                 row[role] = _list(row[role], f"{where}, row {number}, column '{mapping[role]}'")
         if "image" in row:
-            row["image"] = _pixels(row["image"], where, number)
+            row["image"] = media.pixels(media.located(row["image"], folder), where, number)
+        if "audio" in row:
+            heard = media.sound(media.located(row["audio"], folder), where, number)
+            row["audio"], row["sampling_rate"] = heard
         rows.append(row)
     return rows
 
@@ -95,7 +100,7 @@ def _list(value: Any, where: str) -> list[str]:
 
 
 def content_key(row: Row) -> bytes:
-    """What makes two rows the same example: case-folded, space-squeezed text, or the pixels."""
+    """What makes two rows the same example: case-folded, space-squeezed text, pixels, samples."""
     digest = hashlib.blake2b(digest_size=16)
     if row.get("tokens") is not None:
         digest.update("\0".join(row["tokens"]).casefold().encode())
@@ -105,6 +110,9 @@ def content_key(row: Row) -> bytes:
     if "image" in row:
         image = np.asarray(row["image"])
         digest.update(str(image.shape).encode() + np.ascontiguousarray(image).tobytes())
+    if "audio" in row:
+        samples = np.ascontiguousarray(row["audio"], np.float32)
+        digest.update(f"{row.get('sampling_rate')}".encode() + b"\0" + samples.tobytes())
     return digest.digest()
 
 
@@ -181,7 +189,7 @@ def check_classes(rows: Sequence[Row], labels: Sequence[str], where: str) -> Non
         )
 
 
-def _records(source: str, whole_texts: bool) -> tuple[list[Mapping[str, Any]], str]:
+def _records(source: str, task: Task) -> tuple[list[Mapping[str, Any]], str]:
     """Return raw records and a name for messages."""
     if source.startswith("builtin:"):
         return _builtin(source), source
@@ -189,7 +197,7 @@ def _records(source: str, whole_texts: bool) -> tuple[list[Mapping[str, Any]], s
     readers: dict[str, Callable[[Path], Iterable[Mapping[str, Any]]]] = {
         ".csv": lambda p: _csv(p, ","),
         ".tsv": lambda p: _csv(p, "\t"),
-        ".txt": lambda p: blocks.read_text(p, whole=whole_texts),
+        ".txt": lambda p: blocks.read_text(p, whole=task.over_vocabulary),
         ".jsonl": _jsonl,
         ".ndjson": _jsonl,
         ".parquet": _parquet,
@@ -197,7 +205,9 @@ def _records(source: str, whole_texts: bool) -> tuple[list[Mapping[str, Any]], s
     if path.is_dir():
         if (path / "dataset_info.json").is_file() or (path / "state.json").is_file():
             return _hub(source, None, saved=True), source
-        return _folder_of_classes(path), source
+        return _folder_of_classes(
+            path, "audio" if "audio" in task.default_columns else "image"
+        ), source
     if path.suffix.lower() in readers:
         if not path.is_file():
             raise InputError(f"the data file {source} does not exist")
@@ -273,16 +283,21 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
     return {k: v["names"] for k, v in features.items() if isinstance(v, dict) and "names" in v}
 
 
-def _folder_of_classes(path: Path) -> list[Mapping[str, Any]]:
+def _folder_of_classes(path: Path, role: str) -> list[Mapping[str, Any]]:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
-        raise InputError(f"{path} has no class folders; put the images of each class in its own")
+        raise InputError(
+            f"{path} has no class folders; put the {role} files of each class in its own"
+        )
+    endings = AUDIO_ENDINGS if role == "audio" else IMAGE_ENDINGS
     records: list[Mapping[str, Any]] = []
     for folder in folders:
-        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_ENDINGS)
+        files = sorted(f for f in folder.iterdir() if f.suffix.lower() in endings)
         if not files:
-            raise InputError(f"the class folder {folder} holds no image; add some or remove it")
-        records += [{"image": str(file), "label": folder.name} for file in files]
+            raise InputError(
+                f"the class folder {folder} holds no {role} file; add some or remove it"
+            )
+        records += [{role: str(file), "label": folder.name} for file in files]
     return records
 
 
@@ -301,6 +316,9 @@ def _hub(name: str, split: str | None, *, saved: bool = False) -> list[Mapping[s
         ) from error
     if isinstance(data, dict):
         raise InputError(f"{name} has the splits {', '.join(data)}; say which one: {name}:SPLIT")
+    for column, feature in data.features.items():
+        if isinstance(feature, datasets.Audio):  # we decode, without the library's FFmpeg
+            data = data.cast_column(column, datasets.Audio(decode=False))
     classes = {k: f.names for k, f in data.features.items() if isinstance(f, datasets.ClassLabel)}
     return [
         {k: _class_name(v, classes[k]) if k in classes else v for k, v in record.items()}
@@ -365,38 +383,3 @@ def _columns(
             )
         mapping[role] = match
     return mapping
-
-
-def _pixels(value: Any, where: str, number: int) -> np.ndarray:
-    """Decode a path, a PIL image, encoded bytes or nested lists to uint8 [H, W] or [H, W, C]."""
-    from PIL import Image
-
-    try:
-        if isinstance(value, Mapping):
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes):
-            value = io.BytesIO(value)
-        if isinstance(value, str | io.BytesIO):
-            value = Image.open(value)
-        return _eight_bits(value)
-    except (OSError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{where}, row {number}: not a readable image ({error})") from error
-
-
-def _eight_bits(image: Any) -> np.ndarray:
-    """Grey [H, W] or colour [H, W, 3] in uint8, upright, whatever the file's own mode."""
-    from PIL import Image, ImageOps
-
-    if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16") or image.mode == "I":
-            return (np.asarray(image, np.uint32) >> 8).astype(np.uint8)
-        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-    array = np.asarray(image)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ValueError(f"an array of shape {array.shape} is no image")
-    if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
-        raise ValueError("pixels are whole numbers from 0 to 255")
-    return array[..., :3].astype(np.uint8) if array.ndim == 3 else array.astype(np.uint8)

@@ -17,6 +17,7 @@ import numpy as np
 from torch import nn
 
 from edgekd import tasks
+from edgekd.audio import AudioPreprocessor
 from edgekd.errors import InputError, MissingDependency, nearest
 from edgekd.preprocess import ImagePreprocessor, Preprocessor, Row, TextPreprocessor
 from edgekd.processors import preprocessor_of, quiet
@@ -95,7 +96,12 @@ def load_config(source: str, revision: str | None = None) -> Any:
 
 def detect_task(source: str) -> str:
     """Return the task that a model's architecture names."""
+    from transformers.models.auto import modeling_auto
+
     architectures = load_config(source).architectures or [""]
+    # Wav2Vec2ForSequenceClassification reads sound, whatever its name says.
+    if architectures[0] in modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.values():
+        return "audio-classification"
     for ending, name in _HEADS.items():
         if architectures[0].endswith(ending):
             return name
@@ -202,6 +208,9 @@ def from_config(
     if isinstance(preprocessor, TextPreprocessor):
         values.setdefault("vocab_size", preprocessor.tokenizer.get_vocab_size())
         values.setdefault("pad_token_id", preprocessor.pad_id)
+    if isinstance(preprocessor, AudioPreprocessor) and preprocessor.features == "fbank":
+        values.setdefault("num_mel_bins", preprocessor.mels)
+        values.setdefault("max_length", preprocessor.length)
     torch.manual_seed(seed)
     try:
         config = transformers.AutoConfig.for_model(
@@ -251,7 +260,9 @@ def revision_of(model: nn.Module, preprocessor: Preprocessor) -> str:
 
 
 def example_rows(task: Task, preprocessor: Preprocessor, count: int = 8) -> list[Row]:
-    """Rows to check an export with where the user gives no data: sentences, seeded images."""
+    """Rows to check an export with where the user gives no data: sentences, seeded media."""
+    if isinstance(preprocessor, AudioPreprocessor):
+        return [_chirp(preprocessor, number / count) for number in range(count)]
     if isinstance(preprocessor, ImagePreprocessor):
         shape = (preprocessor.height, preprocessor.width, preprocessor.channels)
         generator = np.random.default_rng(0)
@@ -270,3 +281,13 @@ def example_rows(task: Task, preprocessor: Preprocessor, count: int = 8) -> list
         "¿Dónde está la biblioteca? Überraschend gut!",
     )
     return [{"text": sentence} for sentence in sentences[:count]]
+
+
+def _chirp(preprocessor: AudioPreprocessor, place: float) -> Row:
+    """A rising tone in a little noise; ``place`` in 0..1 sets its pitch and its length."""
+    rate = preprocessor.sampling_rate
+    seconds = np.arange(max(int(preprocessor.samples * (0.4 + 0.6 * place)), 1)) / rate
+    pitch = 100 + 0.2 * rate * place * (1 + seconds)
+    noise = np.random.default_rng(int(place * 1000)).normal(0, 0.01, len(seconds))
+    tone = 0.3 * np.sin(2 * np.pi * pitch * seconds) + noise
+    return {"audio": tone.astype(np.float32), "sampling_rate": rate}

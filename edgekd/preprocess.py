@@ -6,8 +6,9 @@ drift apart. Nothing here imports torch or transformers: a phone-side or browser
 installs only ``numpy`` and ``tokenizers`` (or ``pillow``).
 
 A *row* is a dict. Text tasks read ``text`` and optionally ``text_pair``, or ``tokens`` (a list
-of words); image tasks read
-``image`` (a path, a PIL image, or an array of shape [H, W] or [H, W, C], uint8).
+of words); image tasks read ``image`` (a path, a PIL image, or an array of shape [H, W] or
+[H, W, C], uint8); audio tasks read ``audio`` (a path, or mono samples as float32 [samples] with
+``sampling_rate`` beside them).
 """
 
 from __future__ import annotations
@@ -239,7 +240,7 @@ def load(description: Mapping[str, Any], folder: Path) -> Preprocessor:
     Raises :class:`InputError` for a kind that this version does not know or a missing file.
     """
     kind = description.get("kind")
-    if kind not in ("image", "text"):
+    if kind not in ("audio", "image", "text"):
         raise InputError(
             f"unknown preprocessing kind {kind!r} in {folder}; it needs a newer edgekd"
         )
@@ -254,7 +255,12 @@ def load(description: Mapping[str, Any], folder: Path) -> Preprocessor:
 
 def _load(description: Mapping[str, Any], folder: Path) -> Preprocessor:
     values: dict[str, Any] = dict(description)
-    if values.pop("kind") == "image":
+    kind = values.pop("kind")
+    if kind == "audio":
+        from edgekd.audio import AudioPreprocessor
+
+        return AudioPreprocessor(**{**values, "inputs": tuple(values["inputs"])})
+    if kind == "image":
         for listed in ("mean", "std", "inputs"):
             values[listed] = tuple(values[listed])
         return ImagePreprocessor(**values)

@@ -6,13 +6,14 @@ What was read is compared with the library's on real rows before it is trusted.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekd import preprocess
+from edgekd import audio, preprocess
+from edgekd.audio import AudioPreprocessor
 from edgekd.errors import InputError
 from edgekd.preprocess import ImagePreprocessor, Preprocessor, Row, TextPreprocessor
 
@@ -31,6 +32,8 @@ def preprocessor_of(
         if max_length and "max_length" in description:
             description["max_length"] = min(max_length, description["max_length"])
         return preprocess.load(description, Path(source))
+    if is_audio(config):
+        return _audio_preprocessor(source, config, revision, max_length)
     if getattr(config, "vocab_size", None):
         return _text_preprocessor(source, config, revision, max_length)
     return _image_preprocessor(source, config, revision)
@@ -159,11 +162,75 @@ def _image_preprocessor(source: str, config: Any, revision: str | None) -> Image
     )
 
 
-def fresh_preprocessor(rows: Sequence[Row]) -> ImagePreprocessor:
-    """Preprocessing for a model that is trained from nothing: the images' own size, 0..1 to -1..1.
+def is_audio(config: Any) -> bool:
+    """Whether a config's family has a head for audio classification."""
+    from transformers.models.auto import modeling_auto
 
-    Raises :class:`InputError` for text, whose tokenizer has to come from a model.
+    return config.model_type in modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES
+
+
+def _audio_preprocessor(
+    source: str, config: Any, revision: str | None, max_length: int | None
+) -> AudioPreprocessor:
+    """A waveform's length is ``max_length`` samples, or what the file says, or one second."""
+    from transformers import AutoFeatureExtractor
+
+    try:
+        with quiet():
+            extractor: Any = AutoFeatureExtractor.from_pretrained(source, revision=revision)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(
+            f"{source} has no readable preprocessor_config.json ({' '.join(str(error).split())[:120]});"
+            " save the feature extractor there"
+        ) from error
+    kind, rate = type(extractor).__name__, extractor.sampling_rate
+    if kind == "ASTFeatureExtractor":
+        length = extractor.max_length  # the position table's own size: it cannot be another
+        mels = extractor.num_mel_bins
+        normal = {"mean": extractor.mean, "std": extractor.std, "normalise": extractor.do_normalize}
+        found = AudioPreprocessor(rate, length, "fbank", mels, **normal)
+    elif kind == "Wav2Vec2FeatureExtractor":
+        length = max_length or getattr(extractor, "max_length", None) or rate
+        names = ("input_values", "attention_mask")[: 2 if extractor.return_attention_mask else 1]
+        found = AudioPreprocessor(rate, length, normalise=extractor.do_normalize, inputs=names)
+    else:
+        raise InputError(
+            f"{source} has a {kind}, which edgekd does not read yet; it reads ASTFeatureExtractor"
+            " and Wav2Vec2FeatureExtractor"
+        )
+    _compare_with_extractor(source, extractor, found)
+    return found
+
+
+def _compare_with_extractor(source: str, extractor: Any, ours: AudioPreprocessor) -> None:
+    """Our features of a short, a whole and a long clip must be those of transformers' own."""
+    generator = np.random.default_rng(0)
+    sizes = (max(ours.samples // 2, audio.FRAME), ours.samples, ours.samples * 3 // 2)
+    clips = [generator.normal(0.05, 0.1, size).astype(np.float32) for size in sizes]
+    options: dict[str, Any] = {"sampling_rate": ours.sampling_rate, "return_tensors": "np"}
+    if ours.features == "waveform":
+        options |= {"padding": "max_length", "max_length": ours.length, "truncation": True}
+    with quiet():
+        theirs = extractor(clips, **options)
+    for name, array in ours.encode([{"audio": clip} for clip in clips]).items():
+        other = np.asarray(theirs[name])
+        if array.shape != other.shape or not np.allclose(array, other, atol=1e-3):
+            raise InputError(
+                f"the feature extractor of {source} does more than its preprocessor_config.json"
+                " says; save it again with a current transformers"
+            )
+
+
+def fresh_preprocessor(
+    rows: Sequence[Row], settings: Mapping[str, Any]
+) -> ImagePreprocessor | AudioPreprocessor:
+    """Preprocessing for a model that is trained from nothing.
+
+    Images keep their own size, 0..1 to -1..1; sounds become a filter bank that fits ``rows`` and
+    the model's ``settings``. Raises :class:`InputError` for text, whose tokenizer has to come from a model.
     """
+    if "audio" in rows[0]:
+        return audio.fresh(rows, settings)
     if "image" not in rows[0]:
         raise InputError(
             "a text teacher needs a base model, whose tokenizer it uses; set teacher.base"

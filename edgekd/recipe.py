@@ -201,6 +201,7 @@ class Data(_Section):
     tokens: str | None = None
     tags: str | None = None
     image: str | None = None
+    audio: str | None = None
     label: str | None = None
     labels: list[str] | None = None  # the order that integer labels mean
     max_length: Annotated[int, Field(ge=2)] | None = None
@@ -209,7 +210,7 @@ class Data(_Section):
 
     @property
     def columns(self) -> dict[str, str]:
-        roles = ("text", "text_pair", "tokens", "tags", "image", "label")
+        roles = ("text", "text_pair", "tokens", "tags", "image", "audio", "label")
         return {role: getattr(self, role) for role in roles if getattr(self, role)}
 
 

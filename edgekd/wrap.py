@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from edgekd.audio import AudioPreprocessor
 from edgekd.bundle import TensorSpec
 from edgekd.errors import InputError
 from edgekd.preprocess import ImagePreprocessor, Preprocessor, Row, TextPreprocessor
@@ -106,6 +107,14 @@ def _input_specs(preprocessor: Preprocessor, config: Any) -> tuple[TensorSpec, .
         size = (preprocessor.channels, preprocessor.height, preprocessor.width)
         low, high = preprocessor.value_range()
         return (TensorSpec(preprocessor.inputs[0], "float32", ("batch", *size), (low, high)),)
+    if isinstance(preprocessor, AudioPreprocessor):
+        sizes = {"input_values": preprocessor.shape, "attention_mask": (preprocessor.length,)}
+        return tuple(
+            TensorSpec(name, "int64", ("batch", *sizes[name]), (0, 1))
+            if name == "attention_mask"
+            else TensorSpec(name, "float32", ("batch", *sizes[name]), preprocessor.value_range())
+            for name in preprocessor.inputs
+        )
     raise InputError(f"cannot deploy preprocessing of kind {preprocessor.kind!r}")
 
 

@@ -124,7 +124,7 @@ def test_saved_and_read_back(kind: str, encoder: TextPreprocessor, tmp_path: Pat
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ({"kind": "audio"}, "unknown preprocessing kind 'audio'"),
+        ({"kind": "video"}, "unknown preprocessing kind 'video'"),
         ({}, "unknown preprocessing kind None"),
         ({"kind": "text"}, "cannot be read"),
         ({"kind": "text", "tokenizer": "absent.json", "inputs": []}, "absent.json is missing"),

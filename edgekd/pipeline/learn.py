@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from edgekd.signals.store import SignalSpec, SignalStore
 
 READING = (
+    "edgekd.audio",
     "edgekd.blocks",
     "edgekd.data",
+    "edgekd.media",
     "edgekd.preprocess",
     "edgekd.tasks",
     "edgekd.pipeline.context",
@@ -110,7 +112,9 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
         else:
             from edgekd.processors import fresh_preprocessor
 
-            encoder = context.encoder if spec.vocabulary else fresh_preprocessor(context.train)
+            config = spec.config or {}
+            fresh = not spec.vocabulary
+            encoder = fresh_preprocessor(context.train, config) if fresh else context.encoder
             seed = context.recipe.seed
             teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
         check_shape(context.recipe.student, teacher.model)

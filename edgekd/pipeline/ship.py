@@ -27,6 +27,7 @@ BUNDLING = (
     "edgekd.bundle",
     "edgekd.exporter",
     "edgekd.preprocess",
+    "edgekd.audio",
     "edgekd.program",
     "edgekd.passes",
 )
@@ -259,7 +260,13 @@ def bench(context: Context, profile: Profile, built: Sequence[Built]) -> Done:
     machine = environment.describe()
     here = {key: machine.get(key) for key in ("cpu", "flags", "cores", "usable_cores", "os")}
     depends = {"profile": profile, "machine": here, "bundles": {b.path: b.done for b in mine}}
-    code = ("edgekd.bench", "edgekd.bundle", "edgekd.preprocess", "edgekd.pipeline.ship")
+    code = (
+        "edgekd.bench",
+        "edgekd.pipeline.ship",
+        "edgekd.bundle",
+        "edgekd.preprocess",
+        "edgekd.audio",
+    )
     return context.run.stage(
         f"bench-{profile.name}", depends, code, make, f"bench/{profile.name}.json"
     )

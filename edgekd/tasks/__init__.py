@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgekd.errors import InputError, nearest
 from edgekd.tasks.base import Metric, Task
-from edgekd.tasks.classification import ImageClassification, TextClassification
+from edgekd.tasks.classification import AudioClassification, ImageClassification, TextClassification
 from edgekd.tasks.feature_extraction import FeatureExtraction
 from edgekd.tasks.text_generation import TextGeneration
 from edgekd.tasks.text_ranking import TextRanking
@@ -20,6 +20,7 @@ TASKS: dict[str, Task] = {
         FeatureExtraction(),
         TextRanking(),
         ImageClassification(),
+        AudioClassification(),
         TextGeneration(),
     )
 }

@@ -1,4 +1,4 @@
-"""Single-label classification of texts and images: logits in, one class out."""
+"""Single-label classification of texts, images and sounds: logits in, one class out."""
 
 from __future__ import annotations
 
@@ -55,6 +55,15 @@ class ImageClassification(Classification):
     default_columns: ClassVar = {
         "image": ("image", "img", "pixels", "file", "path"),
         "label": ("label", "labels", "class", "category"),
+    }
+
+
+class AudioClassification(Classification):
+    name = "audio-classification"
+    auto_class = "AutoModelForAudioClassification"
+    default_columns: ClassVar = {
+        "audio": ("audio", "sound", "speech", "file", "path"),
+        "label": ("label", "labels", "class", "category", "intent"),
     }
 
 
