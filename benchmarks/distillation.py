@@ -1,0 +1,247 @@
+"""What distillation buys, on five real tasks, with all labels and with a tenth of them.
+
+    python benchmarks/distillation.py run    [CASE ...] [--setting all|tenth] [--seeds 3]
+    python benchmarks/distillation.py report
+
+Each case is an ordinary recipe, run by the ordinary pipeline: teacher, student, and student-no-kd
+at the same number of steps with the better of its own learning rates and its own best epoch on
+held-out rows. With a tenth of the labels the teacher is fitted on that tenth, and the student
+also learns from the other rows, which the teacher labels. A killed run continues where it was,
+and finished cases are kept; ``report`` writes the table of those that are done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekd import data, pipeline, recipe, tasks
+
+RESULTS = Path(__file__).parent / "results"
+ASSETS = Path(os.environ.get("EDGEKD_ASSETS", Path(__file__).parents[2] / "shared"))
+BACKBONE = str(ASSETS / "models" / "all-minilm-l6")
+SHARE = 0.1
+
+TEXT = {
+    "epochs": 8,
+    "learning_rate": 3e-4,
+    "keep": "best",
+    "control": {"learning_rates": [1e-4, 3e-4, 1e-3]},
+}
+VIT = {
+    "model_type": "vit",
+    "patch_size": 2,
+    "hidden_size": 96,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "intermediate_size": 384,
+}
+AST = {
+    "model_type": "audio-spectrogram-transformer",
+    "hidden_size": 96,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "intermediate_size": 384,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "banking77": {
+        "task": "text-classification",
+        "teacher": {"base": BACKBONE, "fit": {"epochs": 10, "learning_rate": 1e-4}},
+        "teacher of all labels": str(ASSETS / "models" / "banking77-minilm-l6"),
+        "data": {
+            "train": str(ASSETS / "data/banking77/train.csv"),
+            "test": str(ASSETS / "data/banking77/test.csv"),
+            "label": "category",
+        },
+        "student": {"layers": [0, 5], "vocabulary": "trim"},
+        "distill": TEXT,
+    },
+    "snips intents": {
+        "task": "text-classification",
+        "teacher": {"base": BACKBONE, "fit": {"epochs": 3, "learning_rate": 5e-5}},
+        "data": {
+            "train": str(ASSETS / "data/snips/train.jsonl"),
+            "test": str(ASSETS / "data/snips/test.jsonl"),
+            "label": "intent",
+        },
+        "student": {"params": "15%"},
+        "distill": {**TEXT, "epochs": 4},
+    },
+    "snips slots": {
+        "task": "token-classification",
+        "teacher": {"base": BACKBONE, "fit": {"epochs": 5, "learning_rate": 1e-4}},
+        "data": {
+            "train": str(ASSETS / "data/snips/train.jsonl"),
+            "test": str(ASSETS / "data/snips/test.jsonl"),
+        },
+        "student": {"params": "15%"},
+        "distill": {**TEXT, "epochs": 8},
+    },
+    "fsdd": {
+        "task": "audio-classification",
+        "teacher": {
+            "config": AST,
+            "fit": {"epochs": 30, "learning_rate": 1e-3, "schedule": "cosine"},
+        },
+        "data": {"train": str(ASSETS / "data/fsdd/train"), "test": str(ASSETS / "data/fsdd/test")},
+        "student": {"params": "15%"},
+        "distill": {**TEXT, "epochs": 40, "learning_rate": 2e-3, "schedule": "cosine"},
+    },
+    "digits": {
+        "task": "image-classification",
+        "teacher": {
+            "config": VIT,
+            "fit": {"epochs": 30, "batch_size": 64, "learning_rate": 1e-3, "schedule": "cosine"},
+        },
+        "data": {"train": "builtin:digits/train", "test": "builtin:digits/test"},
+        "student": {"params": "15%"},
+        "distill": {**TEXT, "epochs": 50, "learning_rate": 2e-3, "schedule": "cosine"},
+    },
+}
+VARIANTS = {"banking77 at 15 %": ("banking77", {"student": {"params": "15%"}})}
+
+
+def settings_of(case: str, setting: str, seeds: int, folder: Path) -> dict[str, Any]:
+    """The recipe of a case: with all labels, or with a tenth and the rest unlabelled."""
+    base, changes = VARIANTS.get(case, (case, {}))
+    values = {**CASES[base], **changes}
+    given = values.pop("teacher of all labels", None)
+    if setting == "all" and given:
+        values["teacher"] = {"model": given}
+    if setting == "tenth":
+        labelled, rest = _split(values, folder)
+        columns = {"label": "label"} if "label" in values["data"] else {}
+        values["data"] = {
+            "test": values["data"]["test"],
+            **{k: v for k, v in values["data"].items() if k not in ("train", "test", "label")},
+            "train": str(labelled),
+            "unlabelled": str(rest),
+            **columns,
+        }
+        if columns:  # the test file keeps its own name for the column
+            values["data"]["label"] = "label"
+            values["data"]["test"] = str(_renamed(values, base, folder))
+        # As many passes over the tenth as make its teacher learn.
+        fit = values["teacher"]["fit"]
+        values["teacher"] = {**values["teacher"], "fit": {**fit, "epochs": 3 * fit["epochs"]}}
+    return {"name": case.replace(" ", "-").replace("%", "pct"), "seeds": seeds, **values}
+
+
+def _split(values: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
+    """Write a tenth of each class with its labels, and the other rows without."""
+    task = tasks.get(values["task"])
+    columns = {k: v for k, v in values["data"].items() if k in ("label", "text")}
+    rows = data.read_rows(values["data"]["train"], task, columns)
+    test = data.read_rows(values["data"]["test"], task, columns)
+    rows = data.drop_overlap(rows, test, allow=True)[0]
+    random = np.random.default_rng(0)
+    order = random.permutation(len(rows))
+    groups: dict[str, list[int]] = {}
+    for index in order.tolist():
+        groups.setdefault(str(rows[index].get("label")), []).append(index)
+    chosen = {i for group in groups.values() for i in group[: max(1, round(len(group) * SHARE))]}
+    files = folder / "labelled.jsonl", folder / "rest.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = [rows[i] for i in sorted(chosen)]
+    _write(files[0], kept, drop=())
+    _write(files[1], [r for i, r in enumerate(rows) if i not in chosen], drop=(task.answer,))
+    return files
+
+
+def _renamed(values: Mapping[str, Any], base: str, folder: Path) -> Path:
+    original = CASES[base]["data"]
+    columns = {k: v for k, v in original.items() if k in ("label", "text")}
+    rows = data.read_rows(original["test"], tasks.get(values["task"]), columns)
+    _write(folder / "test.jsonl", rows, drop=())
+    return folder / "test.jsonl"
+
+
+def _write(file: Path, rows: Sequence[Mapping[str, Any]], drop: tuple[str, ...]) -> None:
+    def plain(value: Any) -> Any:
+        return value.tolist() if isinstance(value, np.ndarray) else value
+
+    lines = [json.dumps({k: plain(v) for k, v in row.items() if k not in drop}) for row in rows]
+    text = "\n".join(lines) + "\n"
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        file.write_text(text, encoding="utf-8")
+
+
+def run(case: str, setting: str, seeds: int, runs: Path) -> None:
+    """Train one case and keep what came out of it as one JSON file."""
+    folder = runs / f"{case.replace(' ', '-').replace('%', 'pct')}-{setting}"
+    values = settings_of(case, setting, seeds, folder / "data")
+    started = time.monotonic()
+    found = pipeline.distill(recipe.validate(values, case), folder, folder / "run")
+    document = {
+        "case": case,
+        "setting": setting,
+        "seeds": seeds,
+        "seconds": round(time.monotonic() - started),
+        "recipe": {k: v for k, v in values.items() if k != "data"},
+        **found,
+    }
+    file = RESULTS / "distillation" / f"{folder.name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_file():  # a re-run only repeats what it kept: the time is that of the first
+        document["seconds"] = max(document["seconds"], json.loads(file.read_text())["seconds"])
+    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def report() -> str:
+    """The table of the finished cases."""
+    lines = [
+        "| case | labels | seeds | teacher | no-kd | student | retained | gain (95 %) "
+        "| parameters | of teacher | time |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    total = 0.0
+    for file in sorted((RESULTS / "distillation").glob("*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        models = {row["id"]: row for row in found["models"]}
+        metric = next(iter(models["teacher"]["metrics"]))
+        teacher = models["teacher"]["metrics"][metric]
+        mean = {name: float(np.mean(each)) for name, each in found["by_seed"].items()}
+        gain, share = found["gain"], models["student"]["params"] / models["teacher"]["params"]
+        low, high = gain["ci"]
+        total += found["seconds"]
+        lines.append(
+            f"| {found['case']} ({metric}) | {found['setting']} | {found['seeds']} | {teacher:.4f}"
+            f" | {mean['student-no-kd']:.4f} | {mean['student']:.4f}"
+            f" | {mean['student'] / teacher:.2%} | {gain['value']:+.4f} ({low:+.4f} to {high:+.4f})"
+            f" | {models['student']['params']:,} | {share:.1%} | {found['seconds'] / 60:.0f} min |"
+        )
+    lines.append(f"\nTraining in all: {total / 3600:.1f} hours.")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [*CASES, *VARIANTS]
+    parser.add_argument("action", choices=("run", "report"))
+    parser.add_argument("cases", nargs="*", help=f"of {', '.join(names)}; all by default")
+    parser.add_argument("--setting", choices=("all", "tenth"), action="append")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs", type=Path, default=Path("runs/distillation"))
+    given = parser.parse_args()
+    if unknown := [case for case in given.cases if case not in names]:
+        parser.error(f"no case '{unknown[0]}'; there are {', '.join(names)}")
+    if given.action == "run":
+        for setting in given.setting or ("all", "tenth"):
+            for case in given.cases or names:
+                run(case, setting, given.seeds, given.runs)
+    table = report()
+    (RESULTS / "distillation.md").write_text(table, encoding="utf-8")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
