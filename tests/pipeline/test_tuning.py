@@ -1,0 +1,195 @@
+"""Tuning the digits for real: what chooses, what is excluded, what a run takes over."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from edgekd import pipeline
+from edgekd import recipe as recipes
+from edgekd.data import content_key
+from edgekd.errors import InputError
+from edgekd.pipeline.context import Context
+from edgekd.pipeline.stage import Run
+from edgekd.pipeline.tuning import Tuning, apply, default_space
+from edgekd.recipe import Tune
+from edgekd.report.document import Document
+from edgekd.report.html import render
+from edgekd.space import Choices, Range
+
+Write = Callable[..., Path]
+SPACE = {
+    "learning_rate": {"low": 1e-3, "high": 2e-2, "log": True},
+    "temperature": [2, 4],
+    "student": [{"layers": [0]}, {"layers": [0, 1]}],
+}
+TUNE = {"trials": 3, "rows": 300, "space": SPACE}
+
+
+@pytest.fixture(scope="module")
+def tuned(
+    digits_recipe: Write, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, Document]]:
+    """A whole run that tunes first, with two seeds."""
+    folder = tmp_path_factory.mktemp("tuned")
+    path = digits_recipe(folder, tune=TUNE, seeds=2, targets={"onnx": {"precisions": ["fp32"]}})
+    yield path, pipeline.run(recipes.load(path), path, folder / "run")
+
+
+def search(path: Path, out: Path) -> Tuning:
+    recipe = recipes.load(path)
+    return Tuning(Context(recipe, Run(out), path.parent), recipe.tune or Tune())
+
+
+def test_a_run_trains_what_was_chosen_on_all_rows(tuned: tuple[Path, Document]) -> None:
+    path, report = tuned
+    tuning = report.tuning
+    assert tuning is not None and [t.number for t in tuning.trials] == [0, 1, 2]
+    own, chosen = tuning.trials[0], tuning.trials[tuning.chosen]
+    assert own.values == {"learning_rate": 5e-3, "temperature": 2.0, "student": {"layers": [0]}}
+    assert own.state == "complete" and chosen.score is not None and own.score is not None
+    assert chosen.score == max(t.score or 0 for t in tuning.trials if t.state == "complete")
+    assert tuning.score == pytest.approx(chosen.score)
+    assert tuning.gain == pytest.approx(chosen.score - own.score)
+    assert report.settings["learning_rate"] == chosen.values["learning_rate"]
+    assert report.settings["temperature"] == chosen.values["temperature"]
+    assert report.data is not None
+    assert tuning.rows == 300 and report.data.rows["train"] == 1347  # held out of trials alone
+    layers = chosen.values["student"]["layers"]
+    config = json.loads((path.parent / "run" / "student" / "config.json").read_text())
+    assert config["num_hidden_layers"] == len(layers)
+    written = yaml.safe_load((path.parent / "run" / "tune" / "chosen.yaml").read_text())
+    assert written["student"] == chosen.values["student"]
+    assert written["distill"]["learning_rate"] == chosen.values["learning_rate"]
+    assert {stage.name for stage in report.stages} >= {"tune", "student", "student-seed-1"}
+
+
+def test_what_chooses_is_neither_trained_on_nor_test_data(tuned: tuple[Path, Document]) -> None:
+    path, report = tuned
+    found = search(path, path.parent / "run")
+    held, learned, test = (
+        {content_key(row) for row in rows}
+        for rows in (found.held_out, found.learned_from, found.context.test)
+    )
+    assert not held & learned and not held & test and not learned & test
+    assert report.tuning is not None and len(found.held_out) == report.tuning.held_out
+
+
+def test_the_teacher_saw_each_row_once(tuned: tuple[Path, Document]) -> None:
+    from edgekd.signals.store import SignalStore
+
+    path, _ = tuned
+    (store,) = (path.parent / "run" / "signals").glob("train-*")
+    assert len(SignalStore.open(store)) == 1347
+    assert not list((path.parent / "run" / "signals").glob("intermediate-*"))
+
+
+def test_the_gain_is_over_seeds_and_the_first_one_ships(tuned: tuple[Path, Document]) -> None:
+    path, report = tuned
+    gain, student = report.gain, report.model("student")
+    assert gain is not None and student is not None
+    assert gain.seeds == student.seeds == 2 and gain.p_value is None
+    assert gain.value == pytest.approx(np.mean(gain.by_seed))
+    assert student.metrics["accuracy"] == pytest.approx(student.by_seed[0])
+    control = report.model("student-no-kd")
+    assert control is not None
+    pairs = zip(student.by_seed, control.by_seed, strict=True)
+    assert gain.by_seed == pytest.approx([a - b for a, b in pairs])
+    run = path.parent / "run"
+    said = [np.load(run / f / "test-outputs.npz")["logits"] for f in ("student", "seeds/student-1")]
+    assert not np.array_equal(*said)
+
+
+def test_the_report_shows_every_trial(tuned: tuple[Path, Document]) -> None:
+    path, report = tuned
+    page = render(Document.read(path.parent / "run" / "report.json"))
+    assert "How the settings were chosen" in page and page.count('data-label="Trial"') == 3
+    assert "Accuracy of 3 trials" in page  # the title of the plot, read aloud
+    assert "and 2 training seeds" in page
+    assert report.tuning is not None
+    assert all(t.curve and t.seconds for t in report.tuning.trials)
+
+
+def test_a_finished_study_is_not_searched_again(
+    tuned: tuple[Path, Document], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, report = tuned
+    found = pipeline.tune(recipes.load(path), path, path.parent / "run")
+    assert report.tuning is not None
+    assert json.loads(json.dumps(found)) == report.tuning.model_dump(mode="json")
+    assert "trial" not in capsys.readouterr().err
+
+
+def test_a_study_of_another_recipe_is_refused(
+    tuned: tuple[Path, Document], digits_recipe: Write, tmp_path: Path
+) -> None:
+    path, _ = tuned
+    out = path.parent / "run"
+    other = digits_recipe(tmp_path, tune=TUNE, distill={"epochs": 1, "learning_rate": 1e-3})
+    with pytest.raises(InputError, match="of another recipe, data or version"):
+        pipeline.tune(recipes.load(other), other, out)
+    # What does not bear on a trial may change: here more of them.
+    more = digits_recipe(tmp_path / "more", tune={**TUNE, "trials": 4}, budget={"size": "2 MB"})
+    assert search(more, out).study.identity == search(path, out).study.identity
+
+
+def test_tuners_join_one_another_but_no_run(tuned: tuple[Path, Document]) -> None:
+    path, _ = tuned
+    out = path.parent / "run"
+    with (out / ".lock").open() as tuner:
+        fcntl.flock(tuner, fcntl.LOCK_SH)
+        assert len(pipeline.tune(recipes.load(path), path, out)["trials"]) == 3
+        with pytest.raises(InputError, match="another edgekd is running"):
+            pipeline.run(recipes.load(path), path, out)
+        fcntl.flock(tuner, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another edgekd is running"):
+            pipeline.tune(recipes.load(path), path, out)
+
+
+@pytest.mark.parametrize(
+    ("tune", "message"),
+    [
+        ({"epochs": 2, "space": {"epochs": [2, 4]}}, "ends every trial at 2"),
+        ({"space": {"method": ["softend_kl"]}}, "did you mean 'softened_kl'"),
+    ],
+)
+def test_what_cannot_be_told_apart_or_tried_is_refused_first(
+    digits_recipe: Write, tmp_path: Path, tune: dict[str, Any], message: str
+) -> None:
+    path = digits_recipe(tmp_path, tune=tune)
+    with pytest.raises(InputError, match=message):
+        pipeline.tune(recipes.load(path), path, tmp_path / "run")
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_values_that_do_not_go_together_fail_their_trial(
+    digits_recipe: Write, tmp_path: Path
+) -> None:
+    recipe = recipes.load(digits_recipe(tmp_path))
+    with pytest.raises(InputError, match="nothing would be learned"):
+        apply(recipe, {"soft_weight": 0.0, "hard_weight": 0.0})
+    capped = apply(recipe, {"epochs": 9, "temperature": 3.0}, epochs=4)
+    assert (capped.distill.epochs, capped.distill.temperature) == (4, 3.0)
+    assert apply(recipe, {"student": {"layers": [1]}}).student.layers == [1]
+
+
+def test_the_default_space_lies_around_the_recipe(digits_recipe: Write, tmp_path: Path) -> None:
+    distill = {"temperature": 10, "hidden_weight": 0.5, "learning_rate": 1e-3}
+    path = digits_recipe(tmp_path, distill=distill)
+    context = Context(recipes.load(path), Run(tmp_path), tmp_path)
+    space = default_space(context)
+    assert space["temperature"] == Range(1.0, 10.0, log=True)
+    assert space["learning_rate"] == Range(2.5e-4, 4e-3, log=True)
+    assert space["hard_weight"] == Range(0.0, 1.0)
+    assert space["hidden_weight"] == Range(0.05, 5.0, log=True)
+    assert isinstance(space["method"], Choices) and "decoupled_kl" in space["method"].values
+    assert not {"epochs", "student", "soft_weight", "attention_weight"} & set(space)
+    own = Tuning(context, Tune()).own
+    assert set(own) == set(space) and own["method"] == "softened_kl"
