@@ -28,7 +28,11 @@ _HEADS = {
     "ForSequenceClassification": "text-classification",
     "ForImageClassification": "image-classification",
     "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
 }
+_POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
 # What libraries raise for config values of the wrong type or size.
@@ -53,8 +57,9 @@ class LoadedModel:
         """Write a directory that transformers and :func:`load` read back."""
         folder.mkdir(parents=True, exist_ok=True)
         config: Any = self.model.config
-        config.id2label = dict(enumerate(self.labels))
-        config.label2id = {label: i for i, label in enumerate(self.labels)}
+        if self.labels:
+            config.id2label = dict(enumerate(self.labels))
+            config.label2id = {label: i for i, label in enumerate(self.labels)}
         self.model.save_pretrained(folder)  # type: ignore[operator]
         self.preprocessor.save(folder)
         (folder / "preprocess.json").write_text(json.dumps(self.preprocessor.describe(), indent=2))
@@ -98,13 +103,16 @@ def detect_task(source: str) -> str:
     """Return the task that a model's architecture names."""
     from transformers.models.auto import modeling_auto
 
-    architectures = load_config(source).architectures or [""]
+    config = load_config(source)
+    architectures = config.architectures or [""]
     # Wav2Vec2ForSequenceClassification reads sound, whatever its name says.
     if architectures[0] in modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.values():
         return "audio-classification"
     for ending, name in _HEADS.items():
         if architectures[0].endswith(ending):
-            return name
+            return _variant(name, config)
+    if getattr(config, "vocab_size", None) and architectures[0] == _headless(config):
+        return "feature-extraction"
     raise InputError(
         f"{source} is a {architectures[0] or 'model without a head'}; say which task it does with"
         f" --task, one of {', '.join(tasks.TASKS)}"
@@ -133,12 +141,7 @@ def load(
     _refuse_pickle(source)
     options: dict[str, Any] = {}
     if labels is not None:
-        options = {
-            "num_labels": len(labels),
-            "id2label": dict(enumerate(labels)),
-            "label2id": {label: i for i, label in enumerate(labels)},
-            "ignore_mismatched_sizes": True,
-        }
+        options = {**task.head(labels), "ignore_mismatched_sizes": True}
     from safetensors import SafetensorError
 
     auto = getattr(transformers, task.auto_class)
@@ -159,15 +162,96 @@ def load(
             ) from error
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(_why_not_loaded(source, config, task, str(error))) from error
-    missing = sorted(info["missing_keys"])
+    # A pooler that no embedding reads may be absent.
+    missing = sorted(key for key in info["missing_keys"] if task.has_head or "pooler" not in key)
     if labels is None and missing:
         raise InputError(
             f"{source} has no trained weights for {missing[0]} (+{len(missing) - 1} more): it is not"
             f" fine-tuned for {task.name}; give it as 'base:' to have it fitted on your data"
         )
     preprocessor = preprocessor_of(source, config, revision=revision, max_length=max_length)
-    names = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
+    if not task.has_head:
+        model.config.sentence_pooling = _pooling(source, model.config, revision)
+        for key in info["missing_keys"]:  # never read, and the same at each load
+            torch.nn.init.zeros_(model.get_parameter(key))
+    _refuse_variant(source, model.config, task)
+    names = class_names(model.config, task)
     return LoadedModel(model.eval(), preprocessor, names, source, revision_of(model, preprocessor))
+
+
+def _headless(config: Any) -> str | None:
+    """The class of a model of this family without a head."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    found = MODEL_MAPPING_NAMES.get(config.model_type)
+    return found if isinstance(found, str) else None
+
+
+def _variant(task: str, config: Any) -> str:
+    """Which kind of text classification a config's ``problem_type`` or single class means."""
+    if task != "text-classification":
+        return task
+    if getattr(config, "sentence_transformers", None):  # how it marks its cross-encoders
+        return "text-ranking"
+    if config.problem_type == "multi_label_classification":
+        return "text-classification/multi-label"
+    return "text-classification/regression" if config.num_labels == 1 else task
+
+
+def _refuse_variant(source: str, config: Any, task: Task) -> None:
+    """Raise :class:`InputError` where a classifier's logits mean something else than the task."""
+    if task.auto_class != "AutoModelForSequenceClassification":
+        return
+    found = _variant("text-classification", config)
+    scalar = config.num_labels == 1
+    if task.name == "text-ranking" and not scalar:
+        raise InputError(
+            f"{source} gives {config.num_labels} classes, and text-ranking needs one score; use a"
+            " cross-encoder with num_labels 1"
+        )
+    if task.name != "text-ranking" and found != task.name and (scalar or "/" in found + task.name):
+        raise InputError(f"{source} is a model for {found}, not {task.name}; say task: {found}")
+
+
+def _pooling(source: str, config: Any, revision: str | None) -> str:
+    """How a sentence-transformers folder makes one embedding of a text; ``mean`` elsewhere.
+
+    Raises :class:`InputError` for poolings and further layers that would be lost.
+    """
+    own = getattr(config, "sentence_pooling", None)
+    if own:
+        return str(own)
+    modules = [str(m["type"]).rsplit(".", 1)[-1] for m in _json_of(source, "modules.json", revision)]
+    odd = set(modules) - {"Transformer", "Pooling", "Normalize"}
+    settings = dict(_json_of(source, "1_Pooling/config.json", revision))
+    chosen = [name for name, value in settings.items() if name.startswith("pooling_mode") and value]
+    if odd or set(chosen) - set(_POOLINGS) or len(chosen) > 1:
+        raise InputError(
+            f"{source} makes embeddings with {', '.join([*odd, *chosen])}, which is not supported;"
+            " use a model with mean or CLS pooling and no layers after it"
+        )
+    return _POOLINGS[chosen[0]] if chosen else "mean"
+
+
+def _json_of(source: str, name: str, revision: str | None) -> Any:
+    """A JSON file that a model may come with; empty where it does not."""
+    from transformers.utils import cached_file
+
+    path = cached_file(
+        source,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path else []
+
+
+def class_names(config: Any, task: Task) -> tuple[str, ...]:
+    """The model's classes in output order; none where the task has none."""
+    if not task.has_classes:
+        return ()
+    return tuple(str(config.id2label[i]) for i in range(config.num_labels))
 
 
 def _why_not_loaded(source: str, config: Any, task: Task, error: str) -> str:
@@ -215,8 +299,7 @@ def from_config(
     try:
         config = transformers.AutoConfig.for_model(
             kind,
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
+            **task.head(labels),
             **values,
         )
         with quiet():
@@ -280,6 +363,9 @@ def example_rows(task: Task, preprocessor: Preprocessor, count: int = 8) -> list
         "7 × 6 = 42",
         "¿Dónde está la biblioteca? Überraschend gut!",
     )
+    if "text_pair" in task.default_columns:
+        pairs = zip(sentences, (*sentences[1:], sentences[0]), strict=True)
+        return [{"text": text, "text_pair": pair} for text, pair in pairs][:count]
     return [{"text": sentence} for sentence in sentences[:count]]
 
 

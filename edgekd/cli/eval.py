@@ -66,6 +66,7 @@ def _score(
     threads: int,
 ) -> dict[str, Any]:
     from edgekd import exporter, tasks
+    from edgekd.blocks import cut
     from edgekd.data import name_labels, read_rows
     from edgekd.evaluate.run import evaluate, run_session
     from edgekd.exporter import Runtime
@@ -73,7 +74,10 @@ def _score(
 
     manifest = opened.manifest
     task = tasks.get(manifest.task)
-    rows = name_labels(read_rows(data, task, _columns(column or [])), manifest.labels)
+    rows = read_rows(data, task, _columns(column or []))
+    if task.over_vocabulary:
+        rows = cut(rows, opened.preprocessor)  # type: ignore[arg-type]
+    rows = name_labels(rows, manifest.labels)
     references = task.references(rows, manifest.labels)
     session = exporter.get(manifest.target).open(opened, Runtime(threads=threads))
     try:

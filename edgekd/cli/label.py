@@ -19,11 +19,19 @@ def label(
     ] = None,
     text: Annotated[str | None, typer.Option(help="The data's text column.")] = None,
     dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    top_k: Annotated[
+        int | None,
+        typer.Option(min=0, help="Tokens of a distribution over a vocabulary; 0 keeps all."),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a row; running text is cut into blocks.")
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Store a teacher's signals by content: rows already there are not run again."""
     from edgekd import data as reading
     from edgekd import models, tasks
+    from edgekd.blocks import cut
     from edgekd.errors import InputError
     from edgekd.infer import label_into
     from edgekd.pipeline.learn import signal_spec
@@ -34,8 +42,13 @@ def label(
     chosen = tasks.get(task or models.detect_task(teacher))
     columns = {"text": text} if text else {}
     rows = reading.read_rows(data, chosen, columns, labelled=False)
-    loaded = models.load(teacher, chosen)
-    store = SignalStore.open(out, signal_spec(loaded, chosen, dtype))
+    loaded = models.load(teacher, chosen, max_length=max_length)
+    if chosen.over_vocabulary:
+        rows = cut(rows, loaded.preprocessor)  # type: ignore[arg-type]
+        top_k = chosen.default_top_k if top_k is None else top_k
+    elif top_k is not None:
+        raise InputError(f"--top-k is for vocabularies, not for {chosen.name}")
+    store = SignalStore.open(out, signal_spec(loaded, chosen, dtype, top_k))
     new = label_into(store, loaded, rows, chosen, "label")
     document: dict[str, Any] = {
         "schema": "edgekd.label/1",

@@ -119,6 +119,7 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
         outputs: dict[str, Any] = {"teacher": dict(teacher_outputs(context))}
         outputs |= {name: _said(context, name) for name in models if name != "teacher"}
         task = context.task
+        references = task.truth(references, outputs["teacher"])
         spots = []
         both = [task.decisions(outputs[name], references) for name in ("student", "teacher")]
         if both[0] is not None and both[1] is not None:
@@ -166,8 +167,10 @@ def _over_seeds(context: Context, names: Sequence[str], references: Sequence[Any
     if "student-no-kd" not in decoded:
         return {"by_seed": by_seed, "gain": None}
     with_kd, without = decoded["student"], decoded["student-no-kd"]
-    bought = gain(metric, with_kd, without, references)
-    pairs = zip(by_seed["student"], by_seed["student-no-kd"], strict=True)
+    better = ("student", "student-no-kd")[:: -1 if metric.lower_is_better else 1]
+    # Above 0 the student is the better one, whichever way the metric runs.
+    bought = gain(metric, decoded[better[0]], decoded[better[1]], references)
+    pairs = zip(by_seed[better[0]], by_seed[better[1]], strict=True)
     found = {
         "metric": metric.name,
         "value": bought.value,
@@ -176,7 +179,7 @@ def _over_seeds(context: Context, names: Sequence[str], references: Sequence[Any
         "by_seed": [ours - theirs for ours, theirs in pairs],
     }
     if seeds == 1:  # the exact test compares two models, not two ways of training them
-        right = [task.agree(said[0], references) for said in (with_kd, without)]
+        right = [task.correct(said[0], references) for said in (with_kd, without)]
         found["p_value"] = mcnemar(*right).p_value
     return {"by_seed": by_seed, "gain": found}
 

@@ -431,6 +431,14 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
     teacher, copied = context.teacher, shape.copied_layers(context, student)
     if copied and settings.layer_map is None:  # each copied layer against its original
         settings = settings.model_copy(update={"layer_map": list(enumerate(copied))})
+    if context.task.over_vocabulary and not preflight.same_vocabulary(
+        teacher.preprocessor, student.preprocessor
+    ):
+        raise InputError(
+            "the student has another vocabulary than the teacher, and a distribution over tokens"
+            " needs the same; copy the student's layers without trimming its vocabulary, or take a"
+            " model or config with the teacher's tokenizer"
+        )
     found = transfer.plan(
         settings,
         context.task,

@@ -76,6 +76,12 @@ def share_cut_off(preprocessor: Preprocessor, rows: Sequence[Row]) -> float:
     return float((preprocessor.lengths(rows) >= preprocessor.max_length).mean())
 
 
+def same_vocabulary(teacher: Preprocessor, student: Preprocessor) -> bool:
+    """Whether both number the same pieces in the same way."""
+    assert isinstance(teacher, TextPreprocessor) and isinstance(student, TextPreprocessor)
+    return teacher.tokenizer.get_vocab() == student.tokenizer.get_vocab()
+
+
 def same_tokens(teacher: Preprocessor, student: Preprocessor, rows: Sequence[Row]) -> bool:
     """Whether both cut every row into the same pieces (the ids may differ)."""
     if not isinstance(teacher, TextPreprocessor) or not isinstance(student, TextPreprocessor):
