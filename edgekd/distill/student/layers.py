@@ -73,6 +73,16 @@ def check_layers(layers: Sequence[int], teacher: nn.Module) -> str:
     return path
 
 
+def even_layers(count: int, total: int) -> list[int]:
+    """``count`` of ``total`` layers at even steps, the first and the last among them.
+
+    A single one is the first: lower layers are the better start (arXiv:2305.15032).
+    """
+    if count == 1:
+        return [0]
+    return [round(i * (total - 1) / (count - 1)) for i in range(count)]
+
+
 def layer_list(model: nn.Module) -> tuple[str, int]:
     """The module path of the encoder's layer list, and its length.
 

@@ -33,8 +33,8 @@ def make(teacher: LoadedModel, **spec: Any) -> LoadedModel:
 
 def test_all_layers_are_the_teacher(teacher: LoadedModel) -> None:
     student = copy_layers(teacher, None, 32)
-    expected = forward(teacher, ROWS, TEXT.outputs)["logits"]
-    np.testing.assert_allclose(forward(student, ROWS, TEXT.outputs)["logits"], expected, rtol=1e-5)
+    expected = forward(teacher, ROWS, TEXT)["logits"]
+    np.testing.assert_allclose(forward(student, ROWS, TEXT)["logits"], expected, rtol=1e-5)
 
 
 def test_chosen_layers_are_copied_and_the_rest_kept(teacher: LoadedModel) -> None:
@@ -57,9 +57,9 @@ def test_positions_are_cut_to_what_is_served(teacher: LoadedModel) -> None:
     assert student.model.config.max_position_embeddings == 16  # type: ignore[union-attr]
     assert student.preprocessor.max_length == 16  # type: ignore[attr-defined]
     full = copy_layers(teacher, [0], None)
-    expected = forward(full, ROWS, TEXT.outputs)["logits"]
-    np.testing.assert_allclose(forward(student, ROWS, TEXT.outputs)["logits"], expected, rtol=1e-5)
-    forward(student, [{"text": "card " * 100}], TEXT.outputs)
+    expected = forward(full, ROWS, TEXT)["logits"]
+    np.testing.assert_allclose(forward(student, ROWS, TEXT)["logits"], expected, rtol=1e-5)
+    forward(student, [{"text": "card " * 100}], TEXT)
 
 
 def test_layers_that_the_teacher_lacks(teacher: LoadedModel) -> None:
@@ -68,10 +68,10 @@ def test_layers_that_the_teacher_lacks(teacher: LoadedModel) -> None:
 
 
 def test_a_trimmed_vocabulary_gives_the_same_answers(teacher: LoadedModel, bert_dir: Path) -> None:
-    expected = forward(teacher, ROWS, TEXT.outputs)["logits"]
+    expected = forward(teacher, ROWS, TEXT)["logits"]
     before = len(teacher.preprocessor.tokens([{"text": "plastic visa"}])[0].ids)  # type: ignore[attr-defined]
     trimmed = trim_vocabulary(models.load(str(bert_dir), TEXT), TEXTS)
-    found = forward(trimmed, ROWS, TEXT.outputs)["logits"]
+    found = forward(trimmed, ROWS, TEXT)["logits"]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     vocabulary = json.loads(trimmed.preprocessor.tokenizer_json)["model"]["vocab"]  # type: ignore[attr-defined]
     assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
@@ -88,8 +88,8 @@ def test_the_trimmed_tokenizer_goes_with_the_student(teacher: LoadedModel, tmp_p
     student.save(tmp_path)
     again = models.load(str(tmp_path), TEXT)
     np.testing.assert_array_equal(
-        forward(again, ROWS, TEXT.outputs)["logits"],
-        forward(student, ROWS, TEXT.outputs)["logits"],
+        forward(again, ROWS, TEXT)["logits"],
+        forward(student, ROWS, TEXT)["logits"],
     )
     assert again.revision == student.revision
 
@@ -104,7 +104,7 @@ def test_a_student_from_a_config_or_another_model(teacher: LoadedModel, bert_dir
     }
     student = make(teacher, config=config)
     assert student.labels == teacher.labels
-    assert forward(student, ROWS, TEXT.outputs)["logits"].shape == (3, 3)
+    assert forward(student, ROWS, TEXT)["logits"].shape == (3, 3)
     other = make(teacher, model=str(bert_dir))
     assert other.labels == teacher.labels
 

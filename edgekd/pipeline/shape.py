@@ -1,0 +1,147 @@
+"""``student: {params: …}`` and ``{size_mb: …}``: hand the search what a shape costs.
+
+What costs the task nothing goes first: pieces of the vocabulary that no row uses and positions
+that no row reaches. The search then chooses layers and widths, and its answer is a recipe's
+student with every size spelt out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgekd.preprocess import Row, TextPreprocessor
+from edgekd.recipe import Recipe, Student
+from edgekd.search.shape import Shape, choose
+
+if TYPE_CHECKING:
+    from edgekd.distill.student.anatomy import Sizes, Weights
+    from edgekd.models import LoadedModel
+    from edgekd.pipeline.context import Context
+
+GRAPH_BYTES = 12_000  # of a model file per layer, beside its weights
+SCALE_BYTES = 5  # scale and zero point of one output channel
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A student with its shape spelt out, and why; ``why`` is empty where the recipe did it."""
+
+    student: Student
+    why: str = ""
+    precision: str | None = None  # that the size is estimated at
+    estimated_bytes: int | None = None
+    estimated_params: int | None = None
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """Plain JSON for the stage's record; None where nothing was chosen."""
+        if not self.why:
+            return None
+        return {
+            "why": self.why,
+            "layers": self.student.layers,
+            **self.student.widths,
+            "vocabulary": self.student.vocabulary,
+            "precision": self.precision,
+            "estimated_bytes": self.estimated_bytes,
+            "params": self.estimated_params,
+        }
+
+
+def resolve(context: Context, rows: Sequence[Row]) -> Chosen:
+    """Spell out the recipe's student; ``rows`` say which pieces a trimmed vocabulary keeps.
+
+    Raises :class:`edgekd.errors.InputError` for a limit that nothing meets, which it names.
+    """
+    from edgekd.distill.student import build, dissect, even_layers
+    from edgekd.distill.student.anatomy import Sizes
+
+    spec = context.recipe.student
+    if not spec.limited:
+        return Chosen(spec)
+    teacher, length = context.teacher, context.max_length or 0
+    text = isinstance(teacher.preprocessor, TextPreprocessor)
+    vocabulary = spec.vocabulary or ("trim" if text else "keep")
+    whole = build(Student(vocabulary=vocabulary), teacher, context.task, rows, length, 0)
+    anatomy = dissect(whole.model)
+    own = anatomy.sizes
+    precision, bits = smallest_precision(context.recipe)
+
+    def sizes(shape: Shape) -> Sizes:
+        return Sizes(shape.hidden, shape.heads, shape.intermediate, shape.embedding)
+
+    def weights(shape: Shape) -> Weights:
+        return anatomy.count(shape.layers, sizes(shape))
+
+    def cost(shape: Shape) -> int:
+        if spec.params is not None:
+            return weights(shape).total
+        return estimate(weights(shape), shape.layers, bits)
+
+    if spec.params is not None:
+        limit = spec.params if spec.params > 1 else spec.params * teacher.parameters
+    else:
+        limit = (spec.size_mb or 0) * 1e6
+
+    def say(value: float) -> str:
+        if spec.params is None:
+            return f"{value / 1e6:.2f} MB at {precision}"
+        return f"{value:,.0f} parameters ({value / teacher.parameters:.1%} of the teacher's)"
+
+    start = Shape(anatomy.depth, own.heads, own.head_size, own.intermediate, own.embedding)
+    choice = choose(start, cost, limit, say)
+    shape = choice.shape
+    asked = {
+        "heads": (shape.heads, own.heads),
+        "hidden_size": (shape.hidden, own.hidden),
+        "intermediate_size": (shape.intermediate, own.intermediate),
+        "embedding_size": (shape.embedding, own.embedding),
+    }
+    student = Student(
+        layers=even_layers(shape.layers, anatomy.depth),
+        vocabulary=vocabulary,
+        **{name: ours for name, (ours, theirs) in asked.items() if ours != theirs},  # type: ignore[arg-type]
+    )
+    found = weights(shape)
+    return Chosen(student, choice.why, precision, estimate(found, shape.layers, bits), found.total)
+
+
+def copied_layers(context: Context, student: LoadedModel) -> list[int] | None:
+    """Which of the teacher's layers the student has; None where it was not made of them."""
+    from edgekd.distill.student import even_layers, layer_list
+
+    spec = context.recipe.student
+    if not spec.limited:
+        return spec.layers
+    return even_layers(layer_list(student.model)[1], layer_list(context.teacher.model)[1])
+
+
+def smallest_precision(recipe: Recipe) -> tuple[str, int]:
+    """The precision of fewest bits per weight among the recipe's targets, and those bits."""
+    from edgekd import exporter
+
+    names: list[str] = []
+    for target, settings in recipe.targets.items():
+        asked = [name for name in settings.precisions if name != exporter.AUTO]
+        names += asked or list(exporter.get(target).default_precisions)
+    return min(((name, _bits(name)) for name in names), key=lambda pair: pair[1])
+
+
+def _bits(precision: str) -> int:
+    """``int8`` 8, ``lut4-int8`` 4, ``a8w4`` 4 (weights), ``fp16`` 16."""
+    found = re.search(r"(?:int|lut|fp|w)(\d+)", precision)
+    return int(found[1]) if found else FLOAT_BITS
+
+
+def estimate(weights: Weights, layers: int, bits: int) -> int:
+    """Bytes of the files that a runtime loads: matrices compressed, vectors in float."""
+    scales = 0 if bits == FLOAT_BITS else SCALE_BYTES * weights.channels
+    return weights.matrices * bits // 8 + scales + weights.vectors * 4 + GRAPH_BYTES * layers
+
+
+def as_row(shape: Mapping[str, Any], bundles: Mapping[str, int]) -> dict[str, Any]:
+    """The record of :meth:`Chosen.to_dict` with the truth beside its estimate."""
+    return {**shape, "built_bytes": bundles.get(shape["precision"])}
