@@ -185,7 +185,7 @@ def tuning(row: Tuning, title: str, text: Callable[[float], str]) -> Markup:
         if trial.state == "complete":
             best.append(better([*best[-1:], score]))
             steps += [(x(trial.number), y(b)) for b in best[-2:]]
-    canvas.path(steps, "curve student")
+    canvas.path([*steps, (x.end, steps[-1][1])], "curve student")
     for trial, score in scored:
         place, kind = (x(trial.number), y(score)), "teacher" if trial.number == 0 else "other"
         if trial.number == row.chosen:

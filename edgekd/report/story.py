@@ -157,11 +157,11 @@ def tuned(document: Document) -> str:
     aside = f" ({', '.join(asides)})" if asides else ""
     trials = f"Of {len(tuning.trials)} trials{aside}"
     if tuning.chosen == 0:
-        return f"{trials} none was better than the recipe’s own setting, which stays."
+        return f"{trials}, none was better than the recipe’s own setting, which stays."
     values = ", ".join(f"{title(k)} {units.setting(v)}" for k, v in tuning.values.items())
     low, high = (gain_text(tuning.metric, v) for v in tuning.gain_ci)
     return (
-        f"{trials} number {tuning.chosen} is best: {values}. It scores"
+        f"{trials}, number {tuning.chosen} is best: {values}. It scores"
         f" {metric(tuning.score, tuning.metric)} on the held-out rows,"
         f" {gain_text(tuning.metric, tuning.gain)} against the recipe’s own setting (95 % interval"
         f" {units.span(low, high, ' to ')})."
