@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from edgekd.tasks import Task
 
 
-def forward(
-    model: LoadedModel, rows: Sequence[Row], task: Task
-) -> dict[str, np.ndarray]:
+def forward(model: LoadedModel, rows: Sequence[Row], task: Task) -> dict[str, np.ndarray]:
     """One batch: the task's outputs as float32 arrays [rows, …]."""
     import torch
 

@@ -27,30 +27,29 @@ MASK_TOLERANCE = 1e-4
 
 
 class Wrapped(nn.Module):
-    """Calls ``model`` with ``names`` bound to positional tensors and picks ``outputs``."""
+    """Calls ``model`` with ``names`` bound to positional tensors and reads the task's outputs."""
 
-    def __init__(
-        self, model: nn.Module, names: Sequence[str], outputs: Sequence[str], mask: str
-    ) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], task: Task, mask: str) -> None:
         super().__init__()
         self.model = model
         self.names = tuple(names)
-        self.outputs = tuple(outputs)
+        self.task = task
         self.mask = mask  # "additive", "causal" (additive, lower triangular) or "own"
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         feeds = dict(zip(self.names, tensors, strict=True))
-        if "attention_mask" in feeds and self.mask != "own":
+        real = feeds.get("attention_mask")
+        if real is not None and self.mask != "own":
             # Scaled in float32: 0 where attended, -1e4 where padded, shape [batch, 1, 1, keys].
-            keep = feeds["attention_mask"].to(torch.float32)[:, None, None, :]
+            keep = real.to(torch.float32)[:, None, None, :]
             additive = (1.0 - keep) * MASKED
             if self.mask == "causal":
-                length = feeds["attention_mask"].shape[1]
+                length = real.shape[1]
                 future = torch.ones(length, length).triu(1) * MASKED
                 additive = torch.clamp(additive + future, min=MASKED)
             feeds["attention_mask"] = additive
-        result = self.model(**feeds)
-        return tuple(getattr(result, name) for name in self.outputs)
+        read = self.task.read(self.model(**feeds), self.model.config, real)
+        return tuple(read[name] for name in self.task.outputs)
 
 
 def wrap(
@@ -124,7 +123,7 @@ def _choose_mask(
     """The first mask form whose outputs on real rows are the model's own."""
     from edgekd.exporter import relative_error
 
-    own = Wrapped(model, names, task.outputs, "own").eval()
+    own = Wrapped(model, names, task, "own").eval()
     if "attention_mask" not in names:
         return own
     tensors = [torch.from_numpy(arrays[name]) for name in names]
@@ -144,7 +143,7 @@ def _choose_mask(
             f" {task.name}: {error}"
         ) from error
     for mask in ("additive", "causal"):
-        candidate = Wrapped(model, names, task.outputs, mask).eval()
+        candidate = Wrapped(model, names, task, mask).eval()
         try:
             found = outputs(candidate)
         except (RuntimeError, ValueError, IndexError, TypeError):

@@ -17,7 +17,7 @@ ROWS = [{"text": text} for text in ("the card is not my card", "money", "how lon
 def test_predictions_are_in_the_rows_order(bert_dir: Path) -> None:
     loaded = models.load(str(bert_dir), TEXT)
     found = infer.predict(loaded, ROWS, TEXT, "test", batch=2)["logits"]
-    alone = [infer.forward(loaded, [row], TEXT.outputs)["logits"][0] for row in ROWS]
+    alone = [infer.forward(loaded, [row], TEXT)["logits"][0] for row in ROWS]
     np.testing.assert_allclose(found, np.stack(alone), rtol=1e-4, atol=1e-5)
 
 

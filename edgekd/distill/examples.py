@@ -37,6 +37,7 @@ class Examples(Dataset[int]):
         signals: Signals | None = None,
     ) -> None:
         self.rows = rows
+        self.task = task
         self.preprocessor = preprocessor
         self.signals = signals
         text = isinstance(preprocessor, TextPreprocessor)

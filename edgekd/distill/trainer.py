@@ -25,6 +25,7 @@ from edgekd.distill.transfer import Transfer
 from edgekd.errors import InputError
 from edgekd.progress import Advance, track
 from edgekd.recipe import Training
+from edgekd.tasks import Task
 
 CHECKPOINT_SECONDS = 5.0  # between two checkpoints, and at least fifty times what one costs
 WEIGHTS = "weights.safetensors"  # under the modules' own names
@@ -180,7 +181,10 @@ class _DistillTrainer(Trainer):
         feeds = {k: v for k, v in inputs.items() if k not in NOT_INPUTS and k[:8] != "teacher."}
         tapped = bool(self.transfer.student.wanted)
         said = model(**feeds, output_hidden_states=True) if tapped else model(**feeds)
-        outputs = {"logits": _at_places(said.logits, inputs.get("places"))}
+        task: Task = self.train_dataset.task  # type: ignore[union-attr]
+        config = self.accelerator.unwrap_model(model).config
+        answers = task.read(said, config, feeds.get("attention_mask"))
+        outputs = {name: _at_places(answers[name], inputs.get("places")) for name in answers}
         outputs |= self.read(said, feeds) if tapped else {}
         batch = self.transfer.complete(inputs)
         objective = self.transfer.objective
@@ -211,11 +215,12 @@ class _DistillTrainer(Trainer):
         return optimizer
 
 
-def _at_places(logits: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
-    """The logits [batch, places, classes] of the tokens that answer for their row's places."""
+def _at_places(values: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
+    """The values [batch, places, …] of the tokens that answer for their row's places."""
     if places is None:
-        return logits
-    return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))
+        return values
+    index = places.reshape(*places.shape, *[1] * (values.ndim - 2))
+    return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
 
 class _Checkpoints(TrainerCallback):

@@ -104,6 +104,7 @@ def evaluate(
     rows in the same order and share ``labels``. Deterministic: the bootstrap is seeded.
     """
     decoded = task.decode(outputs, labels)
+    references = task.truth(references, teacher_outputs)
     metrics = task.metrics(labels)
     estimates = {metric.name: estimate(metric, decoded, references) for metric in metrics}
     scores = Evaluation(

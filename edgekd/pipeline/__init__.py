@@ -105,7 +105,7 @@ def _models(context: Context) -> dict[str, Done]:
     labelled = _labelled(context)
     models = {"teacher": labelled}
     for nth in range(context.recipe.seeds):
-        if context.recipe.distill.control:
+        if context.recipe.distill.control and context.has_answers:
             done = learn.control(context, labelled, nth)
             models.setdefault("student-no-kd", done)
         models.setdefault("student", learn.student(context, labelled, nth))

@@ -28,6 +28,7 @@ from edgekd.report.document import (
     Gain,
     Model,
     Search,
+    Shape,
     Shift,
     Stage,
     Tuning,
@@ -71,6 +72,7 @@ def assemble(
             for b in built
             if "search" in b.done.result
         ],
+        student=_shape(models["student"], rows),
         tuning=Tuning.model_validate(tuned.result) if tuned else None,
         gain=Gain(**analysis["gain"]) if analysis["gain"] else None,
         data=Data(
@@ -328,6 +330,15 @@ def _source_name(source: str) -> str:
     return "/".join(Path(source).parts[-2:]) if Path(source).suffix else source.strip("/")
 
 
+def _shape(student: Done, bundles: Sequence[BundleRow]) -> Shape | None:
+    """The shape that was chosen, the true size of its smallest bundle beside the estimate."""
+    chosen = student.result.get("shape")
+    if not chosen:
+        return None
+    sizes = {b.precision: b.size_bytes for b in reversed(bundles) if b.model == "student"}
+    return Shape(**chosen, built_bytes=sizes.get(chosen["precision"]))
+
+
 def _settings(context: Context, models: Mapping[str, Done]) -> dict[str, Any]:
     distill = context.recipe.distill
     weights = {name: value for name, value in distill.weights.items() if value}
@@ -362,4 +373,7 @@ def _warnings(context: Context, models: Mapping[str, Done]) -> list[str]:
     cut = models["teacher"].result.get("cut", 0.0)
     if cut > CUT_OFF:
         found.append(f"{cut:.1%} of the training rows are longer than the teacher reads: cut off")
+    lost = models["student"].result.get("cut", 0.0)
+    if lost > max(cut, CUT_OFF):
+        found.append(f"{lost:.1%} of the training rows are longer than the student reads: cut off")
     return found

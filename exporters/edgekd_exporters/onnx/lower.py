@@ -51,6 +51,7 @@ def lower(program: Program, spec: Spec) -> ir.Model:
     assert written is not None
     model = written.model
     _name_nodes(model)
+    _free_output_names(model)
     constant_reshape.apply(model)
     _declare_shapes(model, program, spec)
     residual_sum.apply(model)
@@ -107,6 +108,15 @@ def plain_attention(
             attn_mask = op.Where(attn_mask, shown, op.Constant(value_float=MASKED))
         scores = op.Add(scores, attn_mask)
     return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+
+def _free_output_names(model: Any) -> None:
+    """Rename inner values that happen to be called like an output ("embedding")."""
+    outputs = {value.name: value for value in model.graph.outputs}
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if outputs.get(value.name, value) is not value:
+                value.name = f"{value.name}.inner"
 
 
 def _name_nodes(model: ir.Model) -> None:

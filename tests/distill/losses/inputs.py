@@ -64,7 +64,8 @@ def labels(loss: Loss, random: torch.Generator, batch: int, width: int) -> torch
         values = torch.randint(0, 2, (batch, width, CLASSES), generator=random).double()
         values[torch.rand(values.shape, generator=random) < 0.1] = torch.nan
         return values
-    values = torch.randint(0, CLASSES, (batch, width), generator=random)
+    shape = (batch, width) if positional(loss) else (batch,)
+    values = torch.randint(0, CLASSES, shape, generator=random)
     values[torch.rand(values.shape, generator=random) < 0.1] = -100
     return values
 

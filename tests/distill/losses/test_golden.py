@@ -240,6 +240,23 @@ def test_embedding():
     close(run("embedding_cosine", s, t, mask=None), 1 - np.diag(cosine))
     golden = -np.log(np.diag(softmax(cosine / 0.1)))
     close(run("embedding_contrastive", s, t, mask=None, temperature=0.1), golden)
+    close(run("embedding_mse", s, t, mask=None), ((s - t) ** 2).mean(1))
+
+
+def test_what_the_samples_of_a_batch_are_near_to():
+    s, t = RANDOM.normal(size=(4, W)), RANDOM.normal(size=(4, W + 2))  # widths may differ
+
+    def chances(x):
+        unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return [softmax(np.delete(row, i) / 0.1) for i, row in enumerate(unit @ unit.T)]
+
+    golden = [(q * np.log(q / p)).sum() for p, q in zip(chances(s), chances(t), strict=True)]
+    close(run("similarity_kl", s, t, mask=None, temperature=0.1), np.array(golden))
+    labels = np.array([3, 1, 3, -100])
+    p = chances(s)  # of row 0 among 1, 2, 3 and of row 2 among 0, 1, 3
+    golden = [-np.log(p[0][1]), 0, -np.log(p[2][0]), 0]
+    found = run("supervised_contrastive", s, labels, mask=None, temperature=0.1)
+    close(found, np.array(golden))
 
 
 def test_every_loss_has_a_golden_value():

@@ -169,7 +169,7 @@ def test_gradients_are_finite_at_extremes(loss, kind):
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_every_loss_teaches(loss):
     """A few steps of gradient descent lower it: no term is without effect."""
-    outputs, batch = make(loss, 5, 4, [3, 3, 3, 3], scale=1.0)
+    outputs, batch = make(loss, 5, 8, [3] * 8, scale=1.0)  # of eight, two share a label
     inputs = [t.requires_grad_() for v in outputs.values() for t in leaves(v)]
     before = value(loss, outputs, batch).mean()
     optimiser = torch.optim.Adam(inputs, lr=0.01)

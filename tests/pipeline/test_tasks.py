@@ -1,0 +1,160 @@
+"""Every task through the whole main job, on models of two layers, 16 wide."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from edgekd import pipeline
+from edgekd import recipe as recipes
+from edgekd.bundle import Bundle
+from edgekd.cli import main
+
+SETTINGS: dict[str, Any] = {
+    "name": "tiny",
+    "student": {"layers": [0]},
+    "distill": {"epochs": 2, "batch_size": 16, "learning_rate": 5e-3},
+    "targets": {"onnx": {"precisions": ["fp32"]}},
+    "profiles": [],
+}
+
+
+def go(folder: Path, **values: Any) -> dict[str, Any]:
+    """Run the recipe; the report's JSON."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**SETTINGS, **values}, allow_unicode=True))
+    pipeline.run(recipes.load(path), path, folder / "run")
+    document: dict[str, Any] = json.loads((folder / "run" / "report.json").read_text())
+    assert (folder / "run" / "report.html").is_file()
+    for row in document["bundles"]:
+        Bundle.open(folder / "run" / row["path"]).check_files()
+    return document
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def encoder_dir(bert_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The body of the fitted BERT, a sentence encoder."""
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("encoders") / "tiny-encoder"
+    AutoModel.from_pretrained(bert_dir).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bert_dir).save_pretrained(folder)
+    return folder
+
+
+def test_embeddings_with_labels(encoder_dir: Path, intents: Any, tmp_path: Path) -> None:
+    document = go(
+        tmp_path,
+        task="feature-extraction",
+        teacher=str(encoder_dir),
+        data={"train": str(intents.train), "test": str(intents.test)},
+        student={"layers": [0], "vocabulary": "trim"},
+        distill={**SETTINGS["distill"], "similarity_weight": 0.5},
+    )
+    teacher, control, student = document["models"]
+    assert [row["id"] for row in document["models"]] == ["teacher", "student-no-kd", "student"]
+    assert list(student["metrics"]) == ["mrr", "ndcg@10"]
+    assert teacher["metrics"]["mrr"] > 0.8 and control["metrics"]["mrr"] > 0.5
+    (row,) = document["bundles"]
+    assert row["metrics"]["mrr"] == pytest.approx(student["metrics"]["mrr"], abs=0.02)
+    assert row["ece"] is None and document["calibration"] == [] and document["blind_spots"] == []
+    bundle = Bundle.open(tmp_path / "run" / row["path"])
+    embedding = bundle.golden()[2]["embedding"]
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), 1, rtol=1e-5)
+
+
+def test_embeddings_without_labels_have_no_control(
+    encoder_dir: Path, intents: Any, tmp_path: Path
+) -> None:
+    train, test = (
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": row["text"]} for row in rows])
+        for name, rows in (("train", intents.train_rows), ("test", intents.test_rows))
+    )
+    document = go(
+        tmp_path,
+        task="feature-extraction",
+        teacher=str(encoder_dir),
+        data={"train": train, "test": test},
+    )
+    assert [row["id"] for row in document["models"]] == ["teacher", "student"]
+    teacher, student = document["models"]
+    assert teacher["metrics"] == {"mrr": 1.0, "ndcg@10": pytest.approx(1.0)}
+    assert document["gain"] is None
+    assert student["retained"] == pytest.approx(student["metrics"]["mrr"])
+
+
+def test_an_embedding_student_of_another_width(
+    encoder_dir: Path, intents: Any, tmp_path: Path
+) -> None:
+    config = {
+        "model_type": "bert",
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 48,
+    }
+    document = go(
+        tmp_path,
+        task="feature-extraction",
+        teacher=str(encoder_dir),
+        data={"train": str(intents.train), "test": str(intents.test)},
+        student={"config": config},
+    )
+    bundle = Bundle.open(tmp_path / "run" / document["bundles"][0]["path"])
+    assert bundle.manifest.outputs[0].shape == ("batch", 8)
+
+
+@pytest.mark.parametrize("target", ["onnx", "coreml"])
+def test_an_encoder_goes_through_the_front_door(
+    encoder_dir: Path, intents: Any, tmp_path: Path, target: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(
+            [
+                *("export", str(encoder_dir), "--target", target, "--out", str(tmp_path / "out")),
+                *("--data", str(intents.test), "--json", str(tmp_path / "said.json")),
+            ]
+        )
+    assert not left.value.code
+    said = json.loads((tmp_path / "said.json").read_text())["evaluation"]
+    assert (
+        said["retained"] == pytest.approx(1, abs=0.05) and said["agreement"] > 0.5
+    )  # many texts are near twins
+    assert Bundle.open(tmp_path / "out").manifest.task == "feature-extraction"
+
+
+def test_text_ranking(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
+    def pairs(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+        found = []
+        for start in range(0, len(rows) - 3, 3):
+            query = rows[start]
+            for other in rows[start + 1 : start + 4]:
+                relevant = int(other["label"] == query["label"])
+                pair = {"query": query["text"], "passage": other["text"], "relevance": relevant}
+                found.append(pair)
+        return found
+
+    train = write_jsonl(tmp_path / "train.jsonl", pairs(intents.train_rows))
+    test = write_jsonl(tmp_path / "test.jsonl", pairs(intents.test_rows))
+    document = go(
+        tmp_path,
+        task="text-ranking",
+        teacher={"base": str(bert_dir), "fit": {"epochs": 2, "learning_rate": 5e-3}},
+        data={"train": train, "test": test, "allow_overlap": True},
+        distill={**SETTINGS["distill"], "hard_weight": 0.5},
+    )
+    assert [row["id"] for row in document["models"]] == ["teacher", "student-no-kd", "student"]
+    (row,) = document["bundles"]
+    assert set(row["metrics"]) == {"mrr", "ndcg@10"}
+    assert Bundle.open(tmp_path / "run" / row["path"]).manifest.outputs[0].shape == ("batch", 1)
