@@ -20,12 +20,14 @@ from edgekd.bench.concurrency import cost_per_million
 from edgekd.bench.measurement import Comparison, Evidence, Measurement, Round
 from edgekd.bench.projection import Projection
 from edgekd.bench.runner import Runner
+from edgekd.bench.settings import Setting, device, setting
 from edgekd.bench.transport import Local, Transport
 from edgekd.bench.worker import write_feeds
 from edgekd.bundle import Bundle
-from edgekd.errors import InputError
+from edgekd.errors import InputError, MissingDependency
 from edgekd.preprocess import Row
 from edgekd.profiles import Profile
+from edgekd.profiles import Runtime as RuntimeSettings
 
 __all__ = ["Comparison", "Measurement", "compare", "measure"]
 
@@ -47,6 +49,7 @@ def compare(
     rounds: int = 3,
     seconds: float = 0.5,
     memory: bool = True,
+    settings: bool = True,
     seed: int = 0,
     transport: Transport = HERE,
     calibrations: Path | None = None,
@@ -54,19 +57,27 @@ def compare(
     """Measure bundles side by side under ``profile``, over at most 64 of the real ``rows``.
 
     ``seconds`` is the least that one block lasts; a remote ``transport`` leads to the profile's
-    own hardware; ``calibrations`` is the folder that projections read. Raises
+    own hardware; ``calibrations`` is the folder that projections read; ``settings`` adds the table
+    of the runtimes in ``profile.also``. Raises
     :class:`InputError` for a bundle of another target than the profile's or for no rows, and
     :class:`InconclusiveError` where a runner dies or hangs.
     """
     opened = {name: Bundle.open(path) for name, path in bundles.items()}
     for bundle in opened.values():
         check_target(bundle, profile)
+    names = sorted({bundle.manifest.task for bundle in opened.values()})
+    if len(names) > 1:
+        raise InputError(
+            f"bundles are measured side by side on the same rows, and these are for {names[0]} and"
+            f" {names[1]}; measure them in two commands"
+        )
     if rounds < 1 or seconds <= 0:
         raise InputError("a measurement needs at least one round and a block of some duration")
     picked = spread(rows, next(iter(opened.values())))
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in opened}
     peaks: dict[str, dict[str, Any]] = {name: {} for name in opened}
     loads: dict[str, list[dict[str, Any]]] = {name: [] for name in opened}
+    tables: dict[str, list[Setting]] = {name: [] for name in opened}
     with tempfile.TemporaryDirectory(prefix="edgekd-bench-") as folder:
         feeds = {name: Path(folder) / f"{i}.npz" for i, name in enumerate(opened)}
         for name, bundle in opened.items():
@@ -91,6 +102,16 @@ def compare(
                 with transport.start(str(bundle.path)) as runner:
                     cores = prepare(runner, bundle, feeds[name], profile, transport)
                     loads[name].append(_load(runner, clients, profile, cores["environment"]))
+        for name, bundle in opened.items():
+            if not settings or not profile.also or found[name][0]["kind"] != "native":
+                continue
+            peak = peaks[name].get("peak_memory_bytes")
+            tables[name].append(setting(found[name][0]["session"], found[name], len(picked), peak))
+            for runtime in profile.also:
+                other = profile.model_copy(update={"runtime": runtime})
+                with transport.start(str(bundle.path)) as runner:
+                    prepare(runner, bundle, feeds[name], other, transport)
+                    tables[name].append(_setting(runner, runtime, seconds, len(picked)))
     protocol = {
         "rounds": rounds,
         "seconds": seconds,
@@ -109,6 +130,7 @@ def compare(
                 found[name],
                 peaks[name],
                 loads[name],
+                tables[name],
                 protocol,
                 transport.remote,
                 calibrations,
@@ -173,6 +195,16 @@ def _round(runner: Runner, seconds: float) -> dict[str, Any]:
     return reply | runner.ask("block", seconds=seconds, limit=limit, expected_seconds=limit)
 
 
+def _setting(runner: Runner, runtime: RuntimeSettings, seconds: float, rows: int) -> Setting:
+    """One row of the table; what the machine lacks (a GPU) is its reason and not the end."""
+    try:
+        reply = _round(runner, seconds)
+    except MissingDependency as error:
+        return Setting(runtime.threads, device(runtime.options), missing=str(error))
+    after = runner.ask("held")
+    return setting(after["session"], [reply], rows, after["peak_memory_bytes"])
+
+
 def _load(
     runner: Runner, clients: int, profile: Profile, environment: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -201,6 +233,7 @@ def _measurement(
     found: Sequence[Mapping[str, Any]],
     peak: Mapping[str, Any],
     loads: Sequence[Mapping[str, Any]],
+    settings: Sequence[Setting],
     protocol: Mapping[str, Any],
     remote: bool,
     calibrations: Path | None,
@@ -242,4 +275,5 @@ def _measurement(
         protocol=protocol,
         projection=projected,
         concurrency=tuple(loads),
+        settings=tuple(settings),
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekd.bench import statistics
 from edgekd.bench.projection import Projection
+from edgekd.bench.settings import Setting
 
 _IN_ROW = ("p90", "p95", "p99", "samples")  # of the summary; the rest are details
 Evidence = Literal["measured", "reference", "published", "projected"]
@@ -48,6 +49,7 @@ class Measurement:
     protocol: Mapping[str, Any]
     projection: Projection | None = None
     concurrency: tuple[Mapping[str, Any], ...] = ()  # one entry per number of clients
+    settings: tuple[Setting, ...] = ()  # the table over threads and devices
 
     @property
     def samples(self) -> np.ndarray:
@@ -109,6 +111,7 @@ class Measurement:
             "threads": self.session.get("threads"),
             "inputs": f"{self.rows} rows as served, batch 1",
             "missing": self.why,
+            "settings": [row.to_dict() for row in self.settings],
             "details": details,
         }
         if self.projection:

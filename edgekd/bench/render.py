@@ -46,6 +46,12 @@ def bench(
             why = row.get("missing") or row.get("method")
             if why:
                 notes.append(f"{name}, {profile.name}: {why}")
+            kernels = measurement.session.get("int8_kernels")
+            if kernels and measurement.exact.get("int8_weight_bytes"):
+                notes.append(
+                    f"{name}, {profile.name}: int8 by {kernels} kernels; another processor's have"
+                    " other speeds"
+                )
             joules = row["details"].get("joules_per_inference")
             if joules is not None and row["evidence"] == "measured":
                 notes.append(
@@ -62,6 +68,10 @@ def bench(
         }
         if loads:
             console.print(_concurrency(profile_name, loads))
+    for name, pairs in found.items():
+        for profile, measurement in pairs:
+            if measurement.settings:
+                console.print(_settings(f"{name}, {profile.name}", measurement))
     for note in notes:
         console.print(f"  {note}", markup=False)
     for line in lines:
@@ -174,6 +184,26 @@ def _concurrency(title: str, loads: Mapping[str, Sequence[Mapping[str, Any]]]) -
                 str(load["samples"]),
                 f"{cost['cost']:.3g} {cost['currency']}" if cost else "-",
             )
+    return table
+
+
+def _settings(title: str, measurement: Measurement) -> Any:
+    from rich.table import Table
+
+    columns = ("device", "threads", "model", "engine", "create", "first", "p50", "memory", "")
+    table = Table(*columns, title=title)
+    for row in measurement.settings:
+        table.add_row(
+            row.device,
+            str(row.threads),
+            _mb(row.download_bytes),
+            _mb(row.engine_bytes),
+            _ms(row.create_ms),
+            _ms(row.first_ms),
+            _ms(row.p50_ms),
+            _mb(row.memory_bytes),
+            "" if row.missing is None else row.missing.partition(";")[0],
+        )
     return table
 
 

@@ -124,6 +124,11 @@ class Worker:
         peak = environment.memory_bytes("VmHWM")
         return {"peak_memory_bytes": peak - baseline, "baseline_bytes": baseline}
 
+    def held(self) -> dict[str, Any]:
+        """What a runtime in a process of its own says about itself after it ran."""
+        peak = getattr(self.session, "peak_memory_bytes", None)
+        return {"peak_memory_bytes": peak, "session": self.session.describe()}
+
     def load(self, clients: int, samples: int, seconds: float) -> dict[str, Any]:
         """Closed-loop load: ``clients`` threads, each asking again as soon as it is answered.
 

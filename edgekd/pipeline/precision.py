@@ -21,7 +21,7 @@ from edgekd.exporter import Exporter, Plan
 from edgekd.preprocess import Row
 from edgekd.profiles import Profile
 from edgekd.progress import say
-from edgekd.search.precision import Budget, Candidate, Choice, Cost, Scores, Trial, choose
+from edgekd.search.precision import Budget, Candidate, Choice, Cost, Scores, Trial, choose, coarse
 
 ROUNDS, SECONDS = 3, 0.3  # of each timing: enough to rank rungs, the report measures again
 
@@ -69,6 +69,7 @@ class Search:
             rounds=ROUNDS,
             seconds=SECONDS,
             memory=False,
+            settings=False,
         )
         p50 = found.p50
         cost = Cost(p50.value if p50 else 0.0, made.size_bytes)
@@ -92,7 +93,7 @@ def auto(
     if not search.selection:
         raise InputError("precision auto chooses on labelled rows that are not the test data")
     names = list(ladder or _ladder(search.exporter, search.base))
-    groups = [group.name for group in search.exporter.groups(search.base)]
+    groups = coarse([group.name for group in search.exporter.groups(search.base)])
     scores = Scores(search.accuracy, search.cost, search.damage)
     choice = choose(names, groups, scores, Budget(max_drop))
     if choice.chosen is None:

@@ -59,6 +59,7 @@ class Profile(_Section):
     target: str  # the exporter whose bundles run here
     where: Literal["host", "elsewhere"]
     runtime: Runtime = Runtime()
+    also: tuple[Runtime, ...] = ()  # settings that the bench tabulates beside ``runtime``
     memory_cap: Bytes | None = None
     budget: Budget = Budget()
     clients: tuple[Annotated[int, Field(ge=1)], ...] = ()  # concurrent clients to load it with

@@ -65,6 +65,23 @@ class Latency(Part):
     samples: int | None = None
 
 
+class Setting(Part):
+    """One bundle on one device with so many threads; times in ms."""
+
+    threads: int
+    device: str
+    download_bytes: int | None = None  # of the model
+    engine_bytes: int | None = None  # of the runtime
+    engine_ms: float | None = None
+    download_ms: float | None = None
+    create_ms: float | None = None
+    first_ms: float | None = None
+    p50_ms: float | None = None
+    p50_ci: tuple[float, float] | None = None
+    memory_bytes: int | None = None
+    missing: str | None = None  # why it did not run
+
+
 class Bench(Part):
     """One bundle under one profile."""
 
@@ -79,6 +96,7 @@ class Bench(Part):
     inputs: str | None = None  # what was fed: "256 test sentences, batch 1"
     method: str | None = None  # of a projection, with its error; or the citation
     missing: str | None = None  # why there is no latency
+    settings: list[Setting] = []  # the same bundle with other threads and devices
     details: dict[str, Any] = {}  # raw samples, fingerprint, throughput: kept, not rendered
 
     @model_validator(mode="after")
@@ -164,6 +182,22 @@ class Search(Part):
     chosen: Trial
     trials: list[Trial]
     ranking: list[Sensitivity] = []
+
+
+class Shape(Part):
+    """A student whose shape was chosen under a limit; ``why`` is one sentence."""
+
+    why: str
+    layers: list[int]  # of the teacher, counted from 0
+    hidden_size: int | None = None  # None: the teacher's, as for those below
+    heads: int | None = None
+    intermediate_size: int | None = None
+    embedding_size: int | None = None
+    vocabulary: str | None = None
+    params: int  # predicted; the row of ``models`` has those of the model that was built
+    precision: str  # that the size is estimated at: the targets' smallest
+    estimated_bytes: int
+    built_bytes: int | None = None  # the bundle's; None where none has that precision
 
 
 class TuningTrial(Part):
@@ -289,6 +323,7 @@ class Document(Part):
     verdict: Verdict
     chosen: str | None = None  # path of the bundle that the verdict is about
     searches: list[Search] = []
+    student: Shape | None = None
     tuning: Tuning | None = None
     gain: Gain | None = None
     data: Data | None = None

@@ -127,6 +127,19 @@ def choose(ladder: Sequence[str], groups: Sequence[str], scores: Scores, budget:
     return Choice(chosen, nearest, tuple(trials), tuple(ranking))
 
 
+def coarse(groups: Sequence[str], most: int = 24) -> list[str]:
+    """Module paths cut to the deepest level with at most ``most`` parts: the blocks of a deep network.
+
+    One sensitivity pass makes a bundle per part. Paths that no level brings below ``most`` without
+    leaving fewer than four parts stay as they are.
+    """
+    for depth in range(max((name.count(".") + 1 for name in groups), default=0), 0, -1):
+        parts = list(dict.fromkeys(".".join(name.split(".")[:depth]) for name in groups))
+        if len(parts) <= most:
+            return parts if len(parts) >= min(4, len(groups)) else list(groups)
+    return list(groups)
+
+
 def fastest(trials: Sequence[Trial]) -> Trial | None:
     """The trial of least latency; among ties within :data:`TIE`, the smallest."""
     timed = [t for t in trials if t.latency_ms is not None and t.size_bytes is not None]

@@ -9,8 +9,10 @@ sentence. The order keeps what is copied from the teacher as it is for as long a
 2. where the family embeds at a width of its own, that width, down to a third of the hidden one
    (ALBERT, arXiv:1909.11942, loses little at a sixth);
 3. the feed-forward of two layers, down to half;
-4. whole heads, and the width with them, with the feed-forward at half of the teacher's ratio;
-5. one layer, in the same steps, down to a single head.
+4. heads, one by one, and the width with them; again the feed-forward first. On banking77 at 15 %
+   of the teacher, two layers 320 wide came to 77.8 % after two epochs on 1,500 rows, two at the
+   whole width with a sixth of the feed-forward to 75.7 %, one at the whole width to 32.5 %;
+5. one layer, in the same steps.
 """
 
 from __future__ import annotations
@@ -77,13 +79,9 @@ def candidates(teacher: Shape) -> Iterator[Shape]:
     for layers in range(teacher.layers, few - 1, -1):
         yield replace(teacher, layers=layers)
     for layers in range(few, 0, -1):
-        at = replace(teacher, layers=layers)
-        yield from _embeddings(at)
-        narrowest = _factorised(at)
-        yield from _feed_forwards(narrowest)
-        for heads in range(teacher.heads - 1, 0, -1):
-            yield _scaled(teacher, layers, heads)
-    yield replace(_scaled(teacher, 1, 1), intermediate=min(STEPS, teacher.intermediate))
+        yield from _embeddings(replace(teacher, layers=layers))
+        for heads in range(teacher.heads, 0, -1):
+            yield from _feed_forwards(_narrower(teacher, layers, heads))
 
 
 def _embeddings(shape: Shape) -> Iterator[Shape]:
@@ -104,14 +102,14 @@ def _factorised(shape: Shape) -> Shape:
 def _feed_forwards(shape: Shape) -> Iterator[Shape]:
     """From the whole feed-forward to half of it, in even steps."""
     step = max(shape.intermediate // STEPS, 1)
-    for width in range(shape.intermediate, shape.intermediate // 2 - 1, -step):
+    for width in range(shape.intermediate, max(shape.intermediate // 2, 1) - 1, -step):
         yield replace(shape, intermediate=width)
 
 
-def _scaled(teacher: Shape, layers: int, heads: int) -> Shape:
-    """Fewer heads; the feed-forward at half of the teacher's ratio to the width."""
-    half = max(teacher.intermediate * heads // (2 * teacher.heads), 1)
-    return _factorised(replace(teacher, layers=layers, heads=heads, intermediate=half))
+def _narrower(teacher: Shape, layers: int, heads: int) -> Shape:
+    """Fewer layers and heads, the feed-forward in the teacher's ratio to the width."""
+    width = max(teacher.intermediate * heads // teacher.heads, 1)
+    return _factorised(replace(teacher, layers=layers, heads=heads, intermediate=width))
 
 
 def describe(teacher: Shape, shape: Shape) -> str:
@@ -134,7 +132,7 @@ def _why(teacher: Shape, shape: Shape, cost: int, limit: float, say: Callable[[f
     if replace(shape, layers=teacher.layers) == teacher:
         return f"{what}; layers are dropped first, and whole copied layers keep the most"
     if shape.layers < min(FEW, teacher.layers):
-        return f"{what}; two layers fit only narrower than a single head"
+        return f"{what}; two layers do not fit even with a single head"
     if shape.heads == teacher.heads:
         return f"{what}; {shape.layers} whole layers do not fit, so the feed-forward gave way first"
     return f"{what}; {shape.layers} layers at the whole width do not fit, so heads gave way with it"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.errors import InputError, MissingDependency, VerificationError
-from edgekd.search.precision import TIE, Budget, Candidate, Choice, Cost, Scores, choose
+from edgekd.search.precision import TIE, Budget, Candidate, Choice, Cost, Scores, choose, coarse
 
 GROUPS = ("stem", "body", "head")
 LATENCY = {"fp32": 10.0, "int8": 4.0, "int4": 3.0, "fp16": 12.0}
@@ -93,6 +93,15 @@ def test_the_fewest_groups_are_found_by_doubling_and_halving() -> None:
     assert found.chosen is not None
     assert list(found.chosen.candidate.kept) == groups[:needed]
     assert [len(t.candidate.kept) for t in found.trials[2:]] == [1, 2, 4, 8, 16, 12, 10, 11]
+
+
+def test_a_deep_network_is_ranked_block_by_block() -> None:
+    inner = ["expand", "depthwise", "reduce"]
+    deep = [f"net.layer.{i}.{name}" for i in range(16) for name in inner] + ["net.stem", "head"]
+    assert coarse(deep) == [*(f"net.layer.{i}" for i in range(16)), "net.stem", "head"]
+    assert coarse(deep[:20]) == deep[:20]
+    wide = [f"net.{i}" for i in range(60)]
+    assert coarse(wide) == wide and coarse([]) == []
 
 
 def test_a_rung_slower_than_the_winner_is_not_repaired() -> None:

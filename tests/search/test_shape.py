@@ -36,7 +36,7 @@ def test_layers_go_first_then_the_feed_forward_then_the_heads() -> None:
     assert (gave.layers, gave.heads) == (2, 12) and 768 <= gave.intermediate < 1536
     narrow = pick(cost(replace(TEACHER, layers=2, intermediate=768)) - 1).shape
     assert narrow.layers == 2 and narrow.heads < 12
-    assert narrow.intermediate == 1536 * narrow.heads // 24
+    assert 64 * narrow.heads <= narrow.intermediate <= 128 * narrow.heads
 
 
 def test_an_embedding_of_its_own_width_goes_before_the_feed_forward() -> None:

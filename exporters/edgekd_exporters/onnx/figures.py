@@ -126,6 +126,12 @@ def check(bundle: Bundle) -> list[Finding]:
         findings += mobile.usability(bundle)
     compression: Mapping[str, Any] = bundle.manifest.runtime.get("compression", {})
     multiplied = PRECISIONS[bundle.manifest.precision].kind in ("dynamic", "static")
+    if multiplied:
+        kernels = int8_kernels()
+        message = f"int8 numbers taken here come from {kernels.kind} kernels"
+        if not kernels.kind.startswith("arm"):
+            message += "; an ARM phone has others: the same sums, at another speed"
+        findings.append(Finding("note", message, file.name))
     if multiplied and compression.get("weight_bits") == 8:
         findings.append(
             Finding(
