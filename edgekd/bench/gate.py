@@ -113,13 +113,18 @@ def gate(
 ) -> GateResult:
     """Compare two bundles; ``progress`` is told the pairs done and the most that may come.
 
-    Raises :class:`InputError` for bundles of different tasks or inputs and
-    :class:`InconclusiveError` where a runner dies.
+    Raises :class:`InputError` for bundles of different tasks or inputs and for hardware that is
+    elsewhere without a ``transport`` to it, :class:`InconclusiveError` where a runner dies.
     """
     plan = plan or Plan()
     check_plan(plan)
     bundles = {"baseline": Bundle.open(baseline), "candidate": Bundle.open(candidate)}
     check_comparable(bundles["baseline"], bundles["candidate"])
+    if profile.where == "elsewhere" and not transport.remote:
+        raise InputError(
+            f"{profile.name} is not this machine, and a gate measures where it runs: gate with"
+            " --profile host, or reach the hardware with --on ssh:user@machine or --on adb"
+        )
     for bundle in bundles.values():
         bundle.check_files()
         check_target(bundle, profile)
@@ -139,8 +144,11 @@ def gate(
             return pair
 
         outcome = sequential.run(draw, plan)
-    steal = environment.steal_percent(before, environment.cpu_ticks())
-    machine = {**environment.describe(), "steal_percent": steal}
+        machine = _machine(arms["baseline"])
+    steal = None
+    if not transport.remote:
+        steal = environment.steal_percent(before, environment.cpu_ticks())
+    machine = {**machine, "steal_percent": steal}
     artifacts = {name: identify(bundle) for name, bundle in bundles.items()}
     return _result(exact, outcome, plan, machine, artifacts)
 
@@ -252,6 +260,16 @@ class Arm:
             runner.end()
             raise
         return runner
+
+
+def _machine(arm: Arm) -> dict[str, Any]:
+    """The fingerprint of the machine that the processes ran on, as one of them tells it."""
+    if not arm.transport.remote:
+        return environment.describe()
+    with arm.transport.start(str(arm.bundle.path)) as runner:
+        reply = prepare(runner, arm.bundle, arm.feeds, arm.profile, arm.transport)
+    machine: dict[str, Any] = reply["environment"]
+    return machine
 
 
 def measure_pair(arms: Mapping[str, Arm], index: int, plan: Plan, pace: list[int]) -> Pair:

@@ -15,6 +15,7 @@ from functools import cache
 import numpy as np
 
 CONFIDENCE = 0.95
+_LEAST_CHUNKS = 8
 
 
 @cache
@@ -130,9 +131,13 @@ def _round_medians(
 def _chunk_medians(
     samples: np.ndarray, chunk: int, resamples: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Medians of ``samples`` with whole chunks resampled: float64 [resamples]."""
-    count = max(1, len(samples) // chunk)
-    chunks = np.asarray(samples[: count * chunk], np.float64).reshape(count, -1)
+    """Medians of ``samples`` with whole chunks resampled: float64 [resamples].
+
+    A block of fewer passes than ``_LEAST_CHUNKS`` is cut finer: one chunk alone has no spread.
+    """
+    count = max(len(samples) // chunk, min(len(samples), _LEAST_CHUNKS))
+    size = min(chunk, len(samples) // count)
+    chunks = np.asarray(samples[: count * size], np.float64).reshape(count, -1)
     medians = np.empty(resamples)
     batch = max(1, 2_000_000 // chunks.size)  # bounds the memory of one step to some 16 MB
     for start in range(0, resamples, batch):

@@ -11,6 +11,8 @@ from edgekd.cli.common import JsonOption, emit
 
 if TYPE_CHECKING:
     from edgekd.bench.gate import GateResult
+    from edgekd.bench.sequential import Plan
+    from edgekd.bench.transport import Transport
 
 
 def gate(
@@ -34,6 +36,13 @@ def gate(
         Path | None,
         typer.Option(help="Rows to run; otherwise the baseline's own.", show_default=False),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="WHERE", help="The profile's hardware: ssh:user@machine or adb."
+        ),
+    ] = None,
+    python: Annotated[str, typer.Option(help="Python on that machine.")] = "python3",
     seed: Annotated[int, typer.Option(help="Of the order and the intervals.")] = 0,
     self_test: Annotated[
         bool,
@@ -53,14 +62,16 @@ def gate(
     ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Compare two bundles side by side on this machine.
+    """Compare two bundles side by side on one machine: this one, or the one behind --on.
 
     Exit code: 0 unchanged or improved, 1 regressed, 2 the input is at fault, 3 inconclusive.
     """
     import json
+    from contextlib import nullcontext
 
     from edgekd.bench import gate as gates
-    from edgekd.bench import render
+    from edgekd.bench import render, transport
+    from edgekd.bench.sequential import Plan
     from edgekd.errors import InputError
 
     if replay is not None:
@@ -69,7 +80,10 @@ def gate(
         raise InputError("a gate needs --baseline and --candidate, or --baseline and --self-test")
     else:
         other = baseline if self_test or candidate is None else candidate
-        result = _measure(baseline, other, profile, data, tolerance, exact_tolerance, metrics, seed)
+        plan = Plan(tolerance=_share(tolerance), metrics=tuple(metrics), seed=seed)
+        place = transport.parse(on, python) if on else nullcontext(transport.Local())
+        with place as there:
+            result = _measure(baseline, other, profile, data, _share(exact_tolerance), plan, there)
     if markdown is not None:
         with markdown.open("a", encoding="utf-8") as file:
             file.write(render.gate_markdown(result))
@@ -84,29 +98,27 @@ def _measure(
     candidate: Path,
     profile: str,
     data: Path | None,
-    tolerance: str,
-    exact_tolerance: str,
-    metrics: list[str],
-    seed: int,
+    exact_tolerance: float,
+    plan: Plan,
+    place: Transport,
 ) -> GateResult:
     from edgekd import profiles
     from edgekd.bench.gate import gate as compare
     from edgekd.bench.gate import refuse_stored
-    from edgekd.bench.sequential import Plan
     from edgekd.bundle import Bundle
     from edgekd.cli.bench import rows_of
 
     for artifact in (baseline, candidate):
         refuse_stored(artifact)
     rows = rows_of([Bundle.open(baseline)], data)
-    plan = Plan(tolerance=_share(tolerance), metrics=tuple(metrics), seed=seed)
     return compare(
         baseline,
         candidate,
         profiles.load(profile, Path()),
         rows,
         plan,
-        exact_tolerance=_share(exact_tolerance),
+        exact_tolerance=exact_tolerance,
+        transport=place,
         progress=_progress,
     )
 

@@ -7,6 +7,7 @@ import pytest
 from edgekd.bench.gate import compare_exact, from_dict, gate
 from edgekd.bench.sequential import Plan
 from edgekd.errors import InconclusiveError, InputError
+from edgekd.profiles import Profile
 
 # Two pairs, of which a sign test can say at most p = 0.25, and deaf to the control: these tests are
 # about what is measured and kept. What a decision is worth is tested without any process.
@@ -56,6 +57,17 @@ def test_plans_that_cannot_be_followed(make_bundle, profile, rows, plan):
     path = make_bundle().path
     with pytest.raises(InputError):
         gate(path, path, profile, rows, plan)
+
+
+def test_hardware_elsewhere_is_not_gated_here(make_bundle, rows):
+    figure = {"value": "8 GB", "source": "https://example.org/x"}
+    phone = Profile(
+        name="phone", title="phone", target="probe", where="elsewhere",
+        hardware={"cpu": figure, "memory": figure},
+    )  # fmt: skip
+    path = make_bundle().path
+    with pytest.raises(InputError, match="not this machine"):
+        gate(path, path, phone, rows, SHORT)
 
 
 def test_interpreter_cannot_be_gated(make_bundle, profile, rows):

@@ -106,6 +106,12 @@ def test_junk_instead_of_a_reply():
         runner.ask("prepare")
 
 
+def test_bundles_of_two_tasks_are_not_measured_on_one_tasks_rows(make_bundle, profile, rows):
+    pair = {"a": make_bundle("a").path, "b": make_bundle("b", task="text-classification").path}
+    with pytest.raises(InputError, match="two commands"):
+        compare(pair, profile, rows)
+
+
 def test_bundle_of_another_target(make_bundle, rows):
     other = Profile(name="p", title="p", target="onnx", where="host")
     with pytest.raises(InputError, match="choose another profile"):

@@ -118,6 +118,15 @@ def test_two_stage_interval_covers_the_spread_between_processes():
     assert naive.high - naive.low < interval.high - interval.low
 
 
+def test_one_process_of_one_pass_still_has_a_spread():
+    """One chunk resampled is itself: an interval of no width would claim to know everything."""
+    samples = np.random.default_rng(0).normal(1.0, 0.1, 64)
+    interval = statistics.rounds_interval([samples], chunk=64)
+    assert interval.low < interval.value < interval.high
+    single = statistics.rounds_interval([samples[:1]], chunk=64)
+    assert single.low == single.value == single.high == samples[0]
+
+
 def test_ratio_cancels_what_both_arms_share():
     """A slow round slows both; the ratio of paired rounds does not see it."""
     generator = np.random.default_rng(0)

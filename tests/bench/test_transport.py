@@ -7,7 +7,9 @@ from contextlib import ExitStack
 import pytest
 
 from edgekd.bench import transport
+from edgekd.bench.gate import gate
 from edgekd.bench.measure import measure
+from edgekd.bench.sequential import Plan
 from edgekd.errors import InconclusiveError, InputError, MissingDependency
 from edgekd.profiles import Profile
 
@@ -100,6 +102,15 @@ def test_an_android_phone_differs_in_the_transport_alone(
         assert list(phone.iterdir())
     assert found.evidence == "measured" and len(found.samples) >= 40
     assert not list(phone.iterdir())
+
+
+def test_gate_on_the_hardware_itself(tmp_path, make_bundle, kiosk, rows, probe_there):
+    short = Plan(looks=(1,), errors=(0.5,), confirm=1, slices=1, control_tolerance=1e9)
+    with shell(tmp_path) as place:
+        slow = make_bundle("slow", work=200).path
+        found = gate(make_bundle("base").path, slow, kiosk, rows, short, transport=place)
+    assert found.verdict == "regressed" and len(found.outcome.confirmation) == 1
+    assert found.environment["cores"] and found.environment["steal_percent"] is None
 
 
 @pytest.mark.parametrize("text", ["telnet:host", "ssh:", "somewhere"])
