@@ -11,6 +11,7 @@ commits and the same student. banking77 needs the folder named by EDGEKD_ASSETS.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -119,8 +120,12 @@ def examine(example: str, precision: str, model: Path, packages: Mapping[str, Pa
 
 def here(work: Path) -> Path:
     """The code at hand, committed or not, as a package of its own."""
-    mark = f"{content(ROOT / 'edgekd')[:6]}{content(ROOT / 'exporters')[:6]}"
-    folder = work / f"edgekd-here-{mark}"
+    digest = hashlib.sha256()
+    for name in ("edgekd", "exporters"):
+        for file in sorted(p for p in (ROOT / name).rglob("*") if p.is_file()):
+            if "__pycache__" not in file.parts:
+                digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
+    folder = work / f"edgekd-here-{digest.hexdigest()[:12]}"
     if not folder.is_dir():
         folder.mkdir(parents=True)
         for name in ("edgekd", "exporters"):

@@ -109,7 +109,7 @@ def server_table(row: Mapping[str, Any]) -> list[str]:
                 f" {load['samples']:,} | {cost['cost']:.3g} {cost['currency']} (computed) |"
             )
     cost = next(iter(loads.values()))[0]["cost_per_million"]
-    return [*lines, "", f"The cost {cost['assumes']} ({cost['source']})."]
+    return [*lines, "", f"The cost assumes that {cost['assumes']} ({cost['source']})."]
 
 
 def _p50(row: Mapping[str, Any]) -> str:
