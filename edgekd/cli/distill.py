@@ -19,6 +19,9 @@ def distill(
         str | None, typer.Option(help="The teacher's layers to keep, as 0,5; all by default.")
     ] = None,
     trim: Annotated[bool, typer.Option("--trim", help="Trim the vocabulary to the task.")] = False,
+    params: Annotated[
+        str | None, typer.Option(help="Have the shape chosen: 12% of the teacher's, or 2M.")
+    ] = None,
     student: Annotated[
         str | None, typer.Option(help="A model to start from instead of the teacher's layers.")
     ] = None,
@@ -57,7 +60,8 @@ def distill(
         "student": {
             "layers": numbers,
             "model": student,
-            "vocabulary": "trim" if trim else "keep",
+            "vocabulary": "trim" if trim else None,
+            "params": params,
         },
         "distill": {
             "epochs": epochs,

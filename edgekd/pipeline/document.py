@@ -35,6 +35,7 @@ from edgekd.report.document import (
 )
 from edgekd.report.verdict import Line, check, verdict
 
+TRAINED_PER_SEED = ("student-no-kd", "student")
 _SCORES = ("n", "metrics", "metrics_ci", "retained", "retained_ci", "agreement", "ece")
 
 
@@ -143,7 +144,7 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
                     }
                 )
         return {
-            **_over_seeds(context, [name for name in models if name != "teacher"], references),
+            **_over_seeds(context, [m for m in models if m in TRAINED_PER_SEED], references),
             "blind_spots": [asdict(spot) for spot in worst],
             "calibration": calibration,
         }

@@ -70,10 +70,10 @@ def _swapped(decoded: np.ndarray, references: np.ndarray, classes: int) -> tuple
 
 
 def share_cut_off(preprocessor: Preprocessor, rows: Sequence[Row]) -> float:
-    """Share of rows whose text fills the model's whole input, and so was probably cut."""
-    if not isinstance(preprocessor, TextPreprocessor):
+    """Share of rows with tokens beyond what the model reads."""
+    if not isinstance(preprocessor, TextPreprocessor) or not rows:
         return 0.0
-    return float((preprocessor.lengths(rows) >= preprocessor.max_length).mean())
+    return float(np.mean([bool(tokens.overflowing) for tokens in preprocessor.tokens(rows)]))
 
 
 def same_vocabulary(teacher: Preprocessor, student: Preprocessor) -> bool:

@@ -8,7 +8,7 @@ student with every size spelt out.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -140,8 +140,3 @@ def estimate(weights: Weights, layers: int, bits: int) -> int:
     """Bytes of the files that a runtime loads: matrices compressed, vectors in float."""
     scales = 0 if bits == FLOAT_BITS else SCALE_BYTES * weights.channels
     return weights.matrices * bits // 8 + scales + weights.vectors * 4 + GRAPH_BYTES * layers
-
-
-def as_row(shape: Mapping[str, Any], bundles: Mapping[str, int]) -> dict[str, Any]:
-    """The record of :meth:`Chosen.to_dict` with the truth beside its estimate."""
-    return {**shape, "built_bytes": bundles.get(shape["precision"])}

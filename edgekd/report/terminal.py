@@ -50,6 +50,11 @@ def show(console: Console, document: Document) -> None:
             "" if model.agreement is None else units.percent(model.agreement, 2),
         )
     console.print(models, "")
+    if document.student:
+        shape, built = document.student, document.student.built_bytes
+        truth = f", built {units.size(built)}" if built else ""
+        guess = f"{shape.precision} estimated {units.size(shape.estimated_bytes)}{truth}"
+        console.print(f"student: {shape.why} ({guess})", "")
     head = ("bundle", "size", metric, "retained", "95 % interval", "p50", "speed-up", "evidence")
     bundles = Table(*head, box=None, pad_edge=False)
     bundles.columns[0].no_wrap = True
