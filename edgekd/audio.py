@@ -128,6 +128,31 @@ class AudioPreprocessor:
         low, high = ((end - self.mean) / (2 * self.std) for end in ends)
         return low, high
 
+    def explain(self) -> list[str]:
+        """What an app has to do with a sound, one step each."""
+        steps = [
+            f"Mono, {self.sampling_rate} samples a second, within -1 to 1; the first"
+            f" {self.samples} samples."
+        ]
+        if self.features == "waveform":
+            steps.append(f"Fill up with zeros at the end to {self.length} samples.")
+            if self.normalise:
+                real = "of the real samples" if "attention_mask" in self.inputs else "of all"
+                steps.append(f"Subtract the mean {real}, divide by their deviation.")
+            return steps
+        steps += [
+            f"Frames of {FRAME} samples every {HOP}; subtract each frame's mean.",
+            f"y[i] = x[i] - {PREEMPHASIS} * x[i - 1], with x[-1] = x[0].",
+            f"A symmetric Hann window; squared magnitudes of a Fourier transform of {FFT}.",
+            f"{self.mels} triangular filters, even on 1127 ln(1 + f / 700) from {LOWEST:g} Hz to"
+            f" {self.sampling_rate // 2} Hz and peaking at 1.",
+            f"Natural logarithm of at least {FLOOR:.9g}; zeros behind the sound to"
+            f" {self.length} frames.",
+        ]
+        if self.normalise:
+            steps.append(f"Subtract {self.mean:.9g}, divide by {2 * self.std:.9g}.")
+        return steps
+
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self)}
 

@@ -191,7 +191,8 @@ def inherited(document: Document) -> str:
 
 def snippet(document: Document, row: BundleRow) -> str:
     """Python that runs the bundle on one raw row."""
-    example = '{"image": "photo.png"}' if document.task.startswith("image") else '{"text": "…"}'
+    kinds = {"image": '{"image": "photo.png"}', "audio": '{"audio": "sound.wav"}'}
+    example = kinds.get(document.task.split("-")[0], '{"text": "…"}')
     answer = (
         'labels = bundle.manifest.labels\nprint(labels[outputs["logits"][0].argmax()])'
         if document.task.endswith("-classification") and not document.task.startswith("token")

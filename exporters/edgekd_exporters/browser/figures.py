@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekd.bundle import Bundle
 from edgekd.exporter import Finding
-from edgekd_exporters.browser.folder import CONFIG, PAGE, SETTINGS, read_config
+from edgekd_exporters.browser.folder import CONFIG, PAGE, SETTINGS, SOUND, read_config
 from edgekd_exporters.browser.precisions import PRECISIONS
 
 # Operator sets whose CPU kernels onnxruntime-web is built with; a custom library cannot be loaded.
@@ -18,6 +18,7 @@ _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _NEEDED = {
     "text-classification": ("tokenizer.json", "tokenizer_config.json"),
     "image-classification": ("preprocessor_config.json",),
+    "audio-classification": ("preprocessor_config.json",),
 }
 
 
@@ -92,6 +93,12 @@ def check(bundle: Bundle) -> list[Finding]:
     if manifest.task == "image-classification":
         message = "transformers.js resizes on a canvas: photos of other sizes get other pixels here"
         findings.append(Finding("note", message, "preprocessor_config.json"))
+    if read_config(bundle)[SETTINGS].get("features") == "fbank":
+        message = (
+            "transformers.js alone fills up short sounds with another value than transformers did;"
+            f" read them through {SOUND}, as the page does"
+        )
+        findings.append(Finding("note", message, SOUND))
     return findings
 
 

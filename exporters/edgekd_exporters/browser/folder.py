@@ -4,6 +4,7 @@ config.json                 labels, the family, and how to load it (``transforme
 tokenizer.json, tokenizer_config.json      or preprocessor_config.json
 onnx/model.onnx             fp32; model_quantized.onnx is q8, model_q4.onnx and model_fp16.onnx
 index.html                  a page with the model in it (``serve.py`` opens it)
+sound.js                    how that page reads a sound, for models that listen
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.audio import AudioPreprocessor
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError
 from edgekd_exporters.browser import packages
@@ -22,7 +24,7 @@ from edgekd_exporters.browser.precisions import PRECISIONS
 if TYPE_CHECKING:
     from edgekd.program import Program
 
-CONFIG, PAGE = "config.json", "index.html"
+CONFIG, PAGE, SOUND = "config.json", "index.html", "sound.js"
 SETTINGS = "transformers.js_config"
 PAGES = Path(__file__).parent / "pages"
 # The families that transformers.js's classifiers know by name. The graph is complete in itself,
@@ -38,6 +40,10 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         *("hiera", "convnext", "convnextv2", "dinov2", "dinov2_with_registers", "resnet", "swin"),
         *("segformer", "efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3"),
         "mobilenet_v4",
+    ),
+    "audio-classification": (
+        *("audio-spectrogram-transformer", "wav2vec2", "unispeech", "unispeech-sat", "wavlm"),
+        "hubert",
     ),
 }
 # onnxruntime-web inside the transformers package is another version than the one beside it.
@@ -64,6 +70,8 @@ def config(program: Program) -> dict[str, Any]:
     settings: dict[str, Any] = {"task": program.task}
     if program.task == "image-classification":
         settings["channels"] = program.inputs[0].shape[1]
+    if isinstance(program.preprocessor, AudioPreprocessor):
+        settings |= _listening(program.preprocessor)
     return {
         "model_type": name if known else FAMILIES[program.task][0],
         "architectures": [
@@ -73,6 +81,22 @@ def config(program: Program) -> dict[str, Any]:
         "label2id": {label: i for i, label in enumerate(program.labels)},
         "problem_type": "single_label_classification",
         SETTINGS: settings,
+    }
+
+
+def _listening(preprocessor: AudioPreprocessor) -> dict[str, Any]:
+    """What ``sound.js`` needs; transformers.js alone pads as no model was trained."""
+    if "attention_mask" in preprocessor.inputs:
+        raise InputError(
+            "transformers.js calls padding real sound, and this model reads an attention_mask;"
+            " export it to onnx"
+        )
+    silence = -preprocessor.mean / (2 * preprocessor.std) if preprocessor.normalise else 0.0
+    return {
+        "features": preprocessor.features,
+        "sampling_rate": preprocessor.sampling_rate,
+        "samples": preprocessor.samples,
+        "padding": silence,  # of a frame behind the sound
     }
 
 
@@ -92,6 +116,8 @@ def write(folder: Path, values: Mapping[str, Any], precision: str) -> None:
     settings = {**values[SETTINGS], "dtype": rung.dtype, "device": rung.device}
     text = json.dumps({**values, SETTINGS: settings}, indent=2, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    if settings["task"] == "audio-classification":
+        shutil.copyfile(PAGES / SOUND, folder / SOUND)
     page = (PAGES / PAGE).read_text(encoding="utf-8")
     (folder / PAGE).write_text(page.replace("ENGINE", ENGINES[rung.device][0]), encoding="utf-8")
 

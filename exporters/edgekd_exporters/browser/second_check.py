@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from edgekd import audio
+from edgekd.audio import AudioPreprocessor
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError
-from edgekd.preprocess import Row
+from edgekd.preprocess import Preprocessor, Row
 from edgekd_exporters.browser import packages
 from edgekd_exporters.browser.chromium import Chromium, PageError, program
 from edgekd_exporters.browser.folder import NESTED, PAGES, SETTINGS, read_config
@@ -64,7 +67,7 @@ def transformers_js(
             asked = {**settings, "threads": threads, "engine": f"/runtime/{NESTED}/"}
             chromium.call("s => edgekd.open(s)", asked, time_limit)
             for start in range(0, len(rows), CHUNK):
-                inputs = [_plain(row) for row in rows[start : start + CHUNK]]
+                inputs = [_plain(row, bundle.preprocessor) for row in rows[start : start + CHUNK]]
                 question = [inputs, settings.get("channels") == 1]
                 answers = chromium.call("q => edgekd.classify(...q)", question, time_limit)
                 found += answers
@@ -82,8 +85,15 @@ def transformers_js(
     return Answers(tuple(labels[i] for i in scores.argmax(1)), scores)
 
 
-def _plain(row: Row) -> Any:
-    """A row as the pipeline takes it: a text, or an image's address."""
+def _plain(row: Row, preprocessor: Preprocessor) -> Any:
+    """A row as the pipeline takes it: a text, or the address of an image or a sound."""
+    if isinstance(preprocessor, AudioPreprocessor):
+        # At the model's rate: a browser's own resampler would be measured here.
+        heard = {"audio": preprocessor.clip(row), "sampling_rate": preprocessor.sampling_rate}
+        with tempfile.TemporaryDirectory(prefix="edgekd-sound-") as folder:
+            audio.write(Path(folder) / "row.wav", heard)
+            content = (Path(folder) / "row.wav").read_bytes()
+        return "data:audio/wav;base64," + base64.b64encode(content).decode("ascii")
     if "image" not in row:
         return row["text"]
     from PIL import Image

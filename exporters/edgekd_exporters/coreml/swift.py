@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekd.bundle import Manifest
+from edgekd.preprocess import load
 from edgekd_exporters.coreml.package import Package
 from edgekd_exporters.coreml.session import pixel_scale
 
@@ -75,6 +76,7 @@ def write(folder: Path, manifest: Manifest) -> None:
         "folder": "EdgekdBundle",
         "inputs": [feature(item) for item in description.input],
         "outputs": [feature(item) for item in description.output],
+        "preparation": preparation(manifest),
         "labels": ", ".join(_literal(label) for label in manifest.labels),
         "quoted": lambda features: ", ".join(_literal(item.name) for item in features),
         # A device rounds and adds in another order than the interpreter.
@@ -85,6 +87,14 @@ def write(folder: Path, manifest: Manifest) -> None:
     for name in FILES:
         text = environment.get_template(f"{name}.jinja").render(context)
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def preparation(manifest: Manifest) -> list[str]:
+    """What the app has to do before a prediction, where no system framework does it."""
+    if manifest.preprocess.get("kind") != "audio":
+        return []
+    heard: Any = load(manifest.preprocess, Path())
+    return list(heard.explain())
 
 
 def feature(item: Any) -> Feature:
