@@ -14,7 +14,7 @@ from edgekd.preprocess import Row
 from edgekd_exporters.onnx import blocks, dynamic, half, static
 from edgekd_exporters.onnx.cpu import int8_kernels
 from edgekd_exporters.onnx.files import of_graph
-from edgekd_exporters.onnx.passes import fuse_attention, tidy
+from edgekd_exporters.onnx.passes import fuse_attention, short_names, tidy
 from edgekd_exporters.onnx.precisions import PRECISIONS
 from edgekd_exporters.onnx.weights import PlanReader, weighted
 
@@ -52,6 +52,7 @@ def apply(
     if not count:
         raise InputError(f"{bundle.path} has nothing that {plan.default} applies to; use fp32")
     tidy.apply(model)
+    short_names.apply(model)
     compression: dict[str, Any] = {
         "precision": plan.default,
         "summary": rung.summary,

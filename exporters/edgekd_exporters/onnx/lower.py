@@ -21,7 +21,13 @@ from onnxscript import opset20 as op
 from edgekd.errors import InputError
 from edgekd.exporter import Spec
 from edgekd.program import MASKED, Program
-from edgekd_exporters.onnx.passes import constant_reshape, residual_sum, tidy, trim_positions
+from edgekd_exporters.onnx.passes import (
+    constant_lookup,
+    constant_reshape,
+    residual_sum,
+    tidy,
+    trim_positions,
+)
 
 DEFAULT_OPSET = 20  # the first with Gelu; onnxruntime >= 1.17, onnxruntime-web alike
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -54,6 +60,7 @@ def lower(program: Program, spec: Spec) -> ir.Model:
     _free_output_names(model)
     constant_reshape.apply(model)
     _declare_shapes(model, program, spec)
+    constant_lookup.apply(model)
     residual_sum.apply(model)
     longest = max(spec.shapes.lengths, default=getattr(program.preprocessor, "max_length", 0))
     if longest:
