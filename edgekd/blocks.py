@@ -14,6 +14,7 @@ from edgekd.errors import InputError
 from edgekd.preprocess import Row, TextPreprocessor
 
 END = "<|endoftext|>"  # pads, and stands where a model wants a first or last token
+MASK = "<mask>"  # for models that learn to fill it
 DEFAULT_LENGTH = 128
 
 
@@ -76,7 +77,7 @@ def learn_vocabulary(
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=[END],
+        special_tokens=[END, MASK],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -95,5 +96,6 @@ def learn_vocabulary(
         tokenizer_config={
             "tokenizer_class": "PreTrainedTokenizerFast",
             **{f"{role}_token": END for role in ("pad", "bos", "eos")},
+            "mask_token": MASK,
         },
     )

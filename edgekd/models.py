@@ -170,6 +170,7 @@ def load(
             f" fine-tuned for {task.name}; give it as 'base:' to have it fitted on your data"
         )
     preprocessor = preprocessor_of(source, config, revision=revision, max_length=max_length)
+    preprocessor = task.prepare(preprocessor)
     if not task.has_head:
         model.config.sentence_pooling = _pooling(source, model.config, revision)
         for key in info["missing_keys"]:  # never read, and the same at each load

@@ -260,6 +260,27 @@ class Student(_Section):
         return self
 
 
+class Stage(_Section):
+    """One of several stages: a student, and how it learns from the stage before.
+
+    With a ``task`` (fill-mask), ``teacher`` and ``data`` of its own it learns the language first,
+    and the next stage's student starts from its weights.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    student: Student = Student()
+    distill: Distill = Distill()
+    task: str | None = None
+    teacher: Teacher | None = None
+    data: Data | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Stage:
+        if len({self.task is None, self.teacher is None, self.data is None}) > 1:
+            raise ValueError("a stage has task, teacher and data of its own, or none of them")
+        return self
+
+
 # Settings that a search may change, beside the student's shape.
 SEARCHED = (
     "temperature",
@@ -327,6 +348,7 @@ class Recipe(_Section):
     data: Data
     student: Student = Student()
     distill: Distill = Distill()
+    stages: list[Stage] = []  # teacher -> assistant -> student; the last one is the student
     tune: Tune | None = None  # searched first, where it is given
     targets: dict[str, Target] = {"onnx": Target()}
     profiles: list[str] = ["host"]
@@ -335,6 +357,16 @@ class Recipe(_Section):
     seeds: Annotated[int, Field(ge=1, le=100)] = 1  # of student and control: seed, seed + 1, …
     license: str | None = None
     author: str | None = None  # both travel into the packages that carry metadata
+
+    @model_validator(mode="after")
+    def _whole_stages(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        taken = {"teacher", "student-no-kd", "bundles", "signals", "stages", "partial", "seeds"}
+        if len(set(names)) < len(names) or taken & set(names) or "student" in names[:-1]:
+            raise ValueError("stages need names of their own, and no earlier one is the student")
+        if self.stages and (self.stages[-1].task or self.tune):
+            raise ValueError("the last of stages is the student; it has no task, and no tune")
+        return self
 
     @model_validator(mode="after")
     def _served_lengths(self) -> Recipe:
@@ -352,6 +384,12 @@ class Recipe(_Section):
         """``teacher: PATH`` and ``targets: [onnx]`` mean what they look like."""
         if isinstance(values, dict):
             values = dict(values)
+            stages = values.get("stages")
+            last = stages[-1] if isinstance(stages, list) and stages else None
+            if isinstance(last, dict):
+                if "student" in values or "distill" in values:
+                    raise ValueError("student and distill stand in the last of stages")
+                values |= {k: last[k] for k in ("student", "distill") if k in last}
             if isinstance(values.get("teacher"), str):
                 values["teacher"] = {"model": values["teacher"]}
             if isinstance(values.get("targets"), str):
@@ -404,6 +442,11 @@ def validate(values: dict[str, Any], where: str) -> Recipe:
     except EdgekdError as error:
         raise InputError(f"{where}: {error}") from error
     method = recipe.distill.method
+    if recipe.task == "fill-mask" and recipe.targets:
+        raise InputError(
+            f"{where}: fill-mask is what a student learns before its task, and is not deployed; say"
+            " 'targets: {}', or make it one of stages"
+        )
     top_k = recipe.distill.top_k
     if top_k is not None and not tasks.get(recipe.task).over_vocabulary:
         raise InputError(f"{where}: distill.top_k is for vocabularies, not for {recipe.task}")

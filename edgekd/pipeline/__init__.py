@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgekd.errors import InputError
-from edgekd.pipeline import learn, shift, ship
+from edgekd.pipeline import learn, shift, ship, stages
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done, Run
 from edgekd.recipe import Recipe, Tune
@@ -103,12 +103,13 @@ def _labelled(context: Context) -> Done:
 def _models(context: Context) -> dict[str, Done]:
     """Read, fit, label, train: a finished stage per row of the report's models."""
     labelled = _labelled(context)
-    models = {"teacher": labelled}
+    passed = stages.before_student(context, labelled)
+    models = {"teacher": labelled, **passed.models}
     for nth in range(context.recipe.seeds):
         if context.recipe.distill.control and context.has_answers:
-            done = learn.control(context, labelled, nth)
+            done = learn.control(passed.alone, labelled, nth)
             models.setdefault("student-no-kd", done)
-        models.setdefault("student", learn.student(context, labelled, nth))
+        models.setdefault("student", learn.student(passed.context, passed.labelled, nth))
     return models
 
 

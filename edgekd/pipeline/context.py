@@ -33,6 +33,8 @@ class Context:
     run: Run
     beside: Path
     warnings: list[str] = field(default_factory=list)
+    # Whose teacher a model is compared with, where its own is an assistant.
+    judge: Context | None = None
 
     @property
     def task(self) -> tasks.Task:

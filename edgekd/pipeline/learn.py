@@ -115,6 +115,7 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
             config = spec.config or {}
             fresh = not spec.vocabulary
             encoder = fresh_preprocessor(context.train, config) if fresh else context.encoder
+            encoder = context.task.prepare(encoder)
             seed = context.recipe.seed
             teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
         check_shape(context.recipe.student, teacher.model)
@@ -129,7 +130,7 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
     return context.run.stage("teacher", depends, TRAINING, make, output="teacher")
 
 
-def label(context: Context, rows: Done, fitted: Done | None) -> Done:
+def label(context: Context, rows: Done, fitted: Done | None, name: str = "label") -> Done:
     """Run the teacher once over every row and keep what it said; check that it knows the task.
 
     Test rows are kept in float32, for what is retained is computed from them; the rows that the
@@ -169,7 +170,25 @@ def label(context: Context, rows: Done, fitted: Done | None) -> Done:
         "teacher": fitted or context.identity(recipe.teacher.model),
         "revision": recipe.teacher.revision,
     }
-    return context.run.stage("label", depends, (*MODELS, "edgekd.signals"), make)
+    return context.run.stage(name, depends, (*MODELS, "edgekd.signals"), make)
+
+
+def assistant(context: Context, labelled: Done, name: str) -> Done:
+    """Distil a model between teacher and student; it lies in the run directory under ``name``."""
+    return _student(context, labelled, name, 0, context.recipe.distill)
+
+
+def untrained(context: Context, labelled: Done) -> Done:
+    """The student as it was before it learned anything, for a control to start from."""
+    recipe = context.recipe
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        fresh = fresh_student(context, [*context.train, *context.unlabelled], recipe.seed)
+        fresh.save(scratch / "output")
+        return {"params": fresh.parameters}
+
+    depends = _depends(context, labelled, "student-no-kd", recipe.distill, recipe.seed)
+    return context.run.stage("untrained", depends, TRAINING, make, output="untrained")
 
 
 def student(context: Context, labelled: Done, nth: int = 0) -> Done:
@@ -267,7 +286,8 @@ def _depends(
     """What a student or its control is made of."""
     recipe = context.recipe
     # The control does not depend on how the teacher is listened to.
-    fields = type(settings).model_fields if name == "student" else Training.model_fields
+    control = name == "student-no-kd"
+    fields = Training.model_fields if control else type(settings).model_fields
     values = set(fields) - {"control"}
     return {
         "labelled": labelled,
@@ -292,7 +312,7 @@ def _train(
     outputs = predict(model, context.test, context.task, f"test {name}")
     labels = list(model.labels)
     references = context.task.references(context.test, labels)
-    said = None if name == "teacher" else teacher_outputs(context)
+    said = None if name == "teacher" else teacher_outputs(context.judge or context)
     np.savez(scratch / "output" / "test-outputs.npz", allow_pickle=False, **outputs)
     return {
         "params": model.parameters,
@@ -318,7 +338,7 @@ def _fit(
     rows: Sequence[Row] = context.train
     signals: Signals | None = None
     objective = transfer.hard_labels(context.task, settings.gradient_accumulation)
-    if name == "student" and isinstance(settings, Distill):
+    if name != "student-no-kd" and isinstance(settings, Distill):
         rows = [*context.train, *context.unlabelled]
         objective = plan(context, settings, model)
         signals = stored(context, rows, objective.teacher)
@@ -448,13 +468,14 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
         parts=settings.gradient_accumulation,
     )
     per_token = found.teacher.stored & {"hidden_states", "qkv"}
-    if per_token and not preflight.same_tokens(
+    spans = context.task.name == "question-answering"  # whose places are the tokens themselves
+    if (per_token or spans) and not preflight.same_tokens(
         teacher.preprocessor, student.preprocessor, context.train
     ):
         raise InputError(
-            "the student cuts texts into other tokens than the teacher, so hidden states, attention"
-            " and relations cannot be matched token by token; keep the teacher's tokenizer, or use"
-            " the losses on logits and embeddings"
+            "the student cuts texts into other tokens than the teacher, so they cannot be matched"
+            " token by token; keep the teacher's tokenizer"
+            + ("" if spans else ", or use the losses on logits and embeddings")
         )
     return found
 

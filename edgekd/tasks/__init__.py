@@ -6,6 +6,10 @@ from edgekd.errors import InputError, nearest
 from edgekd.tasks.base import Metric, Task
 from edgekd.tasks.classification import AudioClassification, ImageClassification, TextClassification
 from edgekd.tasks.feature_extraction import FeatureExtraction
+from edgekd.tasks.fill_mask import FillMask
+from edgekd.tasks.multi_label import MultiLabelClassification
+from edgekd.tasks.question_answering import QuestionAnswering
+from edgekd.tasks.regression import TextRegression
 from edgekd.tasks.text_generation import TextGeneration
 from edgekd.tasks.text_ranking import TextRanking
 from edgekd.tasks.token_classification import TokenClassification
@@ -16,12 +20,16 @@ TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         TextClassification(),
+        MultiLabelClassification(),
+        TextRegression(),
         TokenClassification(),
         FeatureExtraction(),
         TextRanking(),
+        QuestionAnswering(),
         ImageClassification(),
         AudioClassification(),
         TextGeneration(),
+        FillMask(),
     )
 }
 

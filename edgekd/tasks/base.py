@@ -63,6 +63,10 @@ class Task(ABC):
         found = {row["label"] for row in rows if row.get("label") is not None}
         return sorted(found, key=int) if all(x.isdigit() for x in found) else sorted(found)
 
+    def prepare(self, preprocessor: Preprocessor) -> Preprocessor:
+        """What encodes rows for this task, from what a model comes with."""
+        return preprocessor
+
     def head(self, labels: Sequence[str]) -> dict[str, Any]:
         """Config values that size the fresh head of a base model."""
         if not self.has_classes:

@@ -9,6 +9,7 @@ likeliest tokens and the mass of the rest (:mod:`edgekd.signals.topk`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -37,6 +38,10 @@ class LanguageModel(Task):
     answer = "text"
     methods = ("softened_kl_topk", "softened_kl")
     default_columns: ClassVar = {"text": ("text", "content", "sentence", "document")}
+
+    def prepare(self, preprocessor: Preprocessor) -> Preprocessor:
+        """A token's place is its number in the row, so padding goes to the right."""
+        return replace(preprocessor, padding_side="right")  # type: ignore[type-var]
 
     def truths(self, encodings: Sequence[Any]) -> list[np.ndarray]:
         """The true token of every place: an int64 array per row."""
@@ -85,9 +90,6 @@ class LanguageModel(Task):
             found.append((logits[row, where[read]], truth[read]))
         return found
 
-    def metrics(self, labels: Sequence[str]) -> tuple[Metric, ...]:
-        return perplexity(), token_accuracy()
-
     def decode(self, outputs: Mapping[str, np.ndarray], labels: Sequence[str]) -> list[Any]:
         lengths = (outputs["mask"] > 0).sum(-1)
         return [
@@ -123,7 +125,7 @@ def perplexity() -> Metric:
     return Metric("perplexity", statistics, value, lower_is_better=True)
 
 
-def token_accuracy() -> Metric:
+def token_accuracy(name: str) -> Metric:
     """Share of places whose likeliest token is the true one."""
 
     def statistics(decoded: Sequence[Any], references: Sequence[Any]) -> np.ndarray:
@@ -131,7 +133,7 @@ def token_accuracy() -> Metric:
         return np.array(sums, np.float64).reshape(-1, 2)
 
     value = lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1)  # noqa: E731
-    return Metric("next_token_accuracy", statistics, value)
+    return Metric(name, statistics, value)
 
 
 def _filled(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

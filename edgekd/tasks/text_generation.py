@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekd.tasks.language_model import LanguageModel
+from edgekd.tasks.base import Metric
+from edgekd.tasks.language_model import LanguageModel, perplexity, token_accuracy
 
 
 class TextGeneration(LanguageModel):
@@ -21,6 +22,9 @@ class TextGeneration(LanguageModel):
     def places(self, encodings: Sequence[Any]) -> list[np.ndarray]:
         """Every token but the last, which nothing follows."""
         return [np.arange(max(len(encoding.ids) - 1, 0)) for encoding in encodings]
+
+    def metrics(self, labels: Sequence[str]) -> tuple[Metric, ...]:
+        return perplexity(), token_accuracy("next_token_accuracy")
 
     def truths(self, encodings: Sequence[Any]) -> list[np.ndarray]:
         return [np.array(encoding.ids[1:], np.int64) for encoding in encodings]

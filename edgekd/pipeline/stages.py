@@ -1,0 +1,109 @@
+"""The stages before the student: assistants, and a student that first learns the language.
+
+A teacher much larger than its student teaches it worse than a model between the two does
+(Mirzadeh et al., "Improved Knowledge Distillation via Teacher Assistant", AAAI 2020,
+arXiv:1902.03393): each stage's model is the next one's teacher, and what it says is stored under
+its own revision. A stage with a task of its own (fill-mask, on text without labels) is a small run
+by itself; its weights are what the next stage's student starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from edgekd.pipeline import learn
+from edgekd.pipeline.context import Context
+from edgekd.pipeline.stage import Done, Run
+from edgekd.recipe import Recipe, Stage, Student, Teacher
+
+_ROWS = ("test", "_train_and_overlap", "_split", "unlabelled", "labels")  # of every stage alike
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What the stages before the student leave to it."""
+
+    context: Context  # its teacher is the last assistant
+    alone: Context  # of the control: its student is the same one without these stages
+    labelled: Done  # what the last assistant said
+    models: dict[str, Done]  # the assistants, by name
+
+
+def before_student(context: Context, labelled: Done) -> Passed:
+    """Train every stage but the last; without any, the student learns from the teacher itself."""
+    here, alone, heard = context, context, labelled
+    models: dict[str, Done] = {}
+    stages = context.recipe.stages
+    for stage, following in pairwise(stages):
+        if stage.task is not None:
+            inner = _language(context, stage)
+            start, bare = (str(inner.run.path / name) for name in ("student", "untrained"))
+            spec = following.student.model_copy(update={"model": start})
+            untaught = following.student.model_copy(update={"model": bare})
+            alone = _follow(context, alone, student=untaught)
+        else:
+            assistant = _follow(context, here, student=stage.student, distill=stage.distill)
+            models[stage.name] = learn.assistant(assistant, heard, stage.name)
+            teacher = Teacher(model=str(context.run.path / stage.name))
+            here = _follow(context, here, teacher=teacher)
+            heard = learn.label(
+                here, context.run.done["data"], models[stage.name], f"label-{stage.name}"
+            )
+            spec = following.student
+        here = _follow(context, here, student=spec, distill=context.recipe.distill)
+    if models:
+        alone = _follow(context, alone, student=_from_teacher([s.student for s in stages]))
+    return Passed(here, alone, heard, models)
+
+
+def steps(models: dict[str, Done]) -> int:
+    """Optimizer steps of the assistants together, which the control does not get."""
+    return sum(done.result["steps"] for done in models.values())
+
+
+def _language(context: Context, stage: Stage) -> Context:
+    """Distil a stage that has a task and rows of its own, in a run directory inside this one's."""
+    assert stage.task and stage.teacher and stage.data  # the recipe was read so
+    recipe = Recipe(
+        name=stage.name,
+        task=stage.task,
+        teacher=stage.teacher,
+        data=stage.data,
+        student=stage.student,
+        distill=stage.distill,
+        targets={},
+        profiles=[],
+        seed=context.recipe.seed,
+    )
+    inner = Context(recipe, Run(context.run.path / stage.name), context.beside)
+    inner.run.path.mkdir(exist_ok=True)
+    rows = learn.read(inner)
+    labelled = learn.label(inner, rows, learn.fit_teacher(inner, rows))
+    learn.student(inner, labelled)
+    learn.untrained(inner, labelled)
+    for name, done in inner.run.done.items():
+        context.run.done[f"{stage.name}/{name}"] = replace(done, name=f"{stage.name}/{name}")
+    return inner
+
+
+def _follow(first: Context, context: Context, **sections: Any) -> Context:
+    """A context with other ``sections``, the same rows, judged by the ``first`` one's teacher."""
+    recipe = context.recipe.model_copy(update=sections)
+    found = replace(context, recipe=recipe, judge=first)
+    for name in _ROWS:
+        found.__dict__[name] = getattr(first, name)
+    return found
+
+
+def _from_teacher(chain: Sequence[Student]) -> Student:
+    """The last of a ``chain`` of copied layers, counted in the first teacher's."""
+    *earlier, student = chain
+    layers = student.layers
+    for spec in reversed(earlier):
+        if layers is None or spec.layers is None:
+            return student
+        layers = [spec.layers[layer] for layer in layers]
+    return student.model_copy(update={"layers": layers})

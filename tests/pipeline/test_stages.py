@@ -1,0 +1,134 @@
+"""Teacher -> assistant -> student, and a student that learned the language before its task."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekd import pipeline, recipe
+from edgekd.errors import InputError
+from edgekd.pipeline.stages import _from_teacher
+from edgekd.recipe import Student
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
+FIT = {"epochs": 4, "batch_size": 8, "learning_rate": 1e-2}
+WORDS = {"sea": "wave shore tide boat sail".split(), "wood": "tree leaf bark root moss".split()}
+
+
+def texts(count: int, seed: int) -> list[dict[str, str]]:
+    draw = random.Random(seed)
+    labels = [draw.choice(["sea", "wood"]) for _ in range(count)]
+    return [
+        {"text": " ".join(draw.choices(WORDS[name], k=6)) + f" {n}", "label": name}
+        for n, name in enumerate(labels, seed * 1000)
+    ]
+
+
+def values(folder: Path, **more: Any) -> dict[str, Any]:
+    for name, count in (("train", 64), ("test", 24)):
+        rows = texts(count, len(name))
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (folder / f"{name}.txt").write_text("\n".join(row["text"] for row in rows))
+    return {
+        "name": "tiny",
+        "task": "text-classification",
+        "teacher": {
+            "config": {**BERT, "num_hidden_layers": 3},
+            "vocabulary": 300,
+            "fit": FIT,
+        },
+        "data": {"train": "train.jsonl", "test": "test.jsonl", "max_length": 32},
+        "targets": {},
+        "profiles": [],
+        **more,
+    }
+
+
+def distil(folder: Path, **more: Any) -> dict[str, Any]:
+    read = recipe.validate(values(folder, **more), "recipe")
+    return pipeline.distill(read, folder, folder / "run")
+
+
+def seconds(folder: Path) -> dict[str, float]:
+    records = (folder / "run" / "stages").glob("*.json")
+    return {r.stem: r.stat().st_mtime_ns for r in records}
+
+
+def test_an_assistant_teaches_the_student_and_everything_resumes(tmp_path: Path) -> None:
+    stages = [
+        {"name": "assistant", "student": {"layers": [0, 2]}, "distill": FIT},
+        {"name": "student", "student": {"layers": [1]}, "distill": FIT},
+    ]
+    found = distil(tmp_path, stages=stages)
+    rows = {row["id"]: row for row in found["models"]}
+    assert list(rows) == ["teacher", "assistant", "student-no-kd", "student"]
+    sizes = [rows[name]["params"] for name in ("teacher", "assistant", "student")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert rows["student"]["params"] == rows["student-no-kd"]["params"]
+    # Retained is of the teacher, whoever taught.
+    teacher, student = (rows[name]["metrics"]["accuracy"] for name in ("teacher", "student"))
+    assert rows["student"]["retained"] == pytest.approx(student / teacher)
+    # Each teacher's words lie under its own revision.
+    stores = sorted(p.name for p in (tmp_path / "run" / "signals").iterdir())
+    assert len([s for s in stores if s.startswith("train-")]) == 2
+    before = seconds(tmp_path)
+    assert {"assistant", "label-assistant", "label", "student"} <= set(before)
+    distil(tmp_path, stages=stages)
+    assert seconds(tmp_path) == before
+
+
+def test_a_student_learns_the_language_before_its_task(tmp_path: Path) -> None:
+    language = {
+        "name": "language",
+        "task": "fill-mask",
+        "teacher": {"config": {**BERT, "num_hidden_layers": 2}, "vocabulary": 300, "fit": FIT},
+        "data": {"train": "train.txt", "test": "test.txt", "max_length": 32, "allow_overlap": True},
+        "student": {"layers": [0]},
+        "distill": {**FIT, "top_k": 8},
+    }
+    found = distil(tmp_path, stages=[language, {"name": "student", "distill": FIT}])
+    assert [row["id"] for row in found["models"]] == ["teacher", "student-no-kd", "student"]
+    configs = [
+        json.loads((tmp_path / "run" / name / "config.json").read_text())
+        for name in ("language/student", "student", "student-no-kd")
+    ]
+    assert {c["num_hidden_layers"] for c in configs} == {1}
+    said = json.loads((tmp_path / "run" / "language" / "stages" / "student.json").read_text())
+    assert set(said["result"]["evaluation"]["metrics"]) == {"perplexity", "masked_token_accuracy"}
+
+
+def test_layers_of_a_chain_are_the_first_teachers() -> None:
+    chain = [Student(layers=[0, 3, 6, 9]), Student(layers=[0, 2]), Student(layers=[1])]
+    assert _from_teacher(chain).layers == [6]
+    assert _from_teacher([Student(params=0.5), Student(layers=[1])]).layers == [1]
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([{"name": "student"}, {"name": "student"}], "names of their own"),
+        ([{"name": "teacher"}, {"name": "student"}], "names of their own"),
+        ([{"name": "a", "task": "fill-mask"}, {"name": "student"}], "of its own"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(
+    tmp_path: Path, stages: list[dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        recipe.validate(values(tmp_path, stages=stages), "recipe")
+
+
+def test_a_student_beside_stages_is_refused(tmp_path: Path) -> None:
+    given = values(tmp_path, stages=[{"name": "student"}], student={"layers": [0]})
+    with pytest.raises(InputError, match="the last of stages"):
+        recipe.validate(given, "recipe")
