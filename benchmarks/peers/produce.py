@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import time
 import traceback
@@ -88,7 +87,7 @@ def produce(job: Job, recipes: Mapping[str, Callable[[Path], Path]]) -> None:
     rows.write(job.out / "feeds.npz", job.test)
     partial = job.out / "made.json.part"
     partial.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, job.out / "made.json")
+    partial.replace(job.out / "made.json")
 
 
 def fitting(
