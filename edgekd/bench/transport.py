@@ -8,6 +8,7 @@ everywhere.
 
 from __future__ import annotations
 
+import ast
 import io
 import shlex
 import shutil
@@ -21,11 +22,7 @@ import edgekd
 from edgekd.bench.runner import TIME_LIMIT, Runner
 from edgekd.errors import InconclusiveError, InputError, MissingDependency
 
-# What a worker imports; relative to the folder that holds the package.
-_MODULES = (
-    *(f"edgekd/{name}.py" for name in ("__init__", "errors", "bundle", "preprocess", "exporter")),
-    *(f"edgekd/bench/{name}.py" for name in ("__init__", "worker", "environment", "concurrency")),
-)
+_ROOTS = ("edgekd.bench.worker", "edgekd.bench.concurrency")
 _WORKER_PATH = "{worker}"  # PYTHONPATH there
 _ANDROID_FOLDER = "/data/local/tmp"  # the one that adb's shell may write to
 _CHECK = "import sys; assert sys.version_info >= (3, 11), sys.version; import numpy"
@@ -182,13 +179,35 @@ def _pack() -> bytes:
     root = Path(edgekd.__file__).parents[1]
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        for name in _MODULES:
-            archive.add(root / name, name)
+        for file in _needed(root):
+            archive.add(file, file.relative_to(root).as_posix())
         exporters = _exporters()
         if exporters is not None:
             for file in sorted(exporters.rglob("*.py")):
                 archive.add(file, f"edgekd_exporters/{file.relative_to(exporters)}")
     return stream.getvalue()
+
+
+def _needed(root: Path) -> list[Path]:
+    """Files of this package that a worker imports as it starts, directly or through another."""
+    found: set[Path] = set()
+    names = list(_ROOTS)
+    while names:
+        name = names.pop()
+        path = root.joinpath(*name.split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if not file.is_file() or file in found:
+            continue  # an attribute, not a module; or seen before
+        found.add(file)
+        names.append(name.rpartition(".")[0] or name)  # the package it lies in
+        for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Import):
+                names += [alias.name for alias in statement.names]
+            elif isinstance(statement, ast.ImportFrom) and statement.module:
+                names += [statement.module]
+                names += [f"{statement.module}.{alias.name}" for alias in statement.names]
+        names = [each for each in names if each.partition(".")[0] == "edgekd"]
+    return sorted(found)
 
 
 def _exporters() -> Path | None:
