@@ -26,6 +26,7 @@ FRAME, HOP, FFT = 400, 160, 512  # samples
 PREEMPHASIS = 0.97
 LOWEST = 20.0  # Hz, where the first mel filter begins
 FLOOR = 1.192092955078125e-07  # of a filter's energy, before the logarithm
+AST = "audio-spectrogram-transformer"  # the family that reads a filter bank
 TINY = 1e-7  # added to a waveform's variance
 
 
@@ -248,14 +249,17 @@ def write(file: Path, row: Row) -> None:
 
 
 def fresh(rows: Sequence[Row], settings: Mapping[str, Any]) -> AudioPreprocessor:
-    """A filter bank for a model that is trained from nothing on ``rows``.
+    """Preprocessing for a model that is trained from nothing on ``rows``.
 
-    The rate is the commonest, the length holds 99 of 100 clips, mean and deviation are the rows'
-    own. ``settings`` (a model's config) may fix ``num_mel_bins`` and ``max_length``.
+    The rate is the commonest, and the length holds 99 of 100 clips. ``settings`` are the model's
+    config: AST gets a filter bank with the rows' own mean and deviation, and may fix
+    ``num_mel_bins`` and ``max_length``; any other family gets waveforms.
     """
     rates, counts = np.unique([row["sampling_rate"] for row in rows], return_counts=True)
     rate = int(rates[counts.argmax()])
     seconds = np.percentile([len(row["audio"]) / row["sampling_rate"] for row in rows], 99)
+    if settings.get("model_type", AST) != AST:
+        return AudioPreprocessor(rate, max(math.ceil(seconds * rate), FRAME))
     frames = 1 + max(math.ceil((seconds * rate - FRAME) / HOP), 0)
     found = AudioPreprocessor(
         sampling_rate=rate,

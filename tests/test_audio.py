@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from edgekd import audio, models, preprocess, processors, tasks
 from edgekd.audio import AudioPreprocessor
 from edgekd.errors import InputError
+from edgekd.pipeline.preflight import share_cut_off
 from edgekd.wrap import wrap
 
 TASK = tasks.get("audio-classification")
@@ -173,6 +174,10 @@ def test_a_fresh_filter_bank_fits_its_rows() -> None:
     encoded = found.encode(given[:99])["input_values"][:, : 1 + (3000 - 400) // 160]
     assert abs(encoded.mean()) < 0.05 and abs(encoded.std() - 0.5) < 0.05
     assert processors.fresh_preprocessor(given, {"max_length": 24}).length == 24  # type: ignore[union-attr]
+    wave = processors.fresh_preprocessor(given, {"model_type": "wav2vec2"})
+    assert isinstance(wave, AudioPreprocessor) and wave.features == "waveform"
+    assert 3000 <= wave.length < 30_000
+    assert 0 < share_cut_off(wave, given) <= 0.01
 
 
 def test_a_model_is_saved_loaded_and_recognised(tmp_path: Path) -> None:

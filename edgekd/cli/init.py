@@ -10,7 +10,7 @@ import typer
 TEMPLATE = """\
 # edgekd run {file}
 name: {name}
-task: text-classification        # or image-classification
+task: text-classification        # or image-, audio-, …
 teacher: your-org/your-fine-tuned-model   # a directory or a Hugging Face id
 # teacher: {{base: your-org/base-model}}    # … or a base model, fitted on your labels first
 data:

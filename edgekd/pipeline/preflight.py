@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.audio import AudioPreprocessor
 from edgekd.errors import InputError
 from edgekd.preprocess import Preprocessor, Row, TextPreprocessor
 from edgekd.tasks import Task
@@ -70,7 +71,11 @@ def _swapped(decoded: np.ndarray, references: np.ndarray, classes: int) -> tuple
 
 
 def share_cut_off(preprocessor: Preprocessor, rows: Sequence[Row]) -> float:
-    """Share of rows with tokens beyond what the model reads."""
+    """Share of rows with tokens, or with sound, beyond what the model reads."""
+    if isinstance(preprocessor, AudioPreprocessor) and rows:
+        longest = preprocessor.samples / preprocessor.sampling_rate
+        seconds = np.array([len(row["audio"]) / row["sampling_rate"] for row in rows])
+        return float((seconds > longest).mean())
     if not isinstance(preprocessor, TextPreprocessor) or not rows:
         return 0.0
     return float(np.mean([bool(tokens.overflowing) for tokens in preprocessor.tokens(rows)]))
