@@ -77,6 +77,7 @@ class BrowserSession:
             "threads": runtime.threads,
             "spinning": runtime.spinning,
             "device": self._device.removesuffix("-software"),
+            "software": self._device.endswith("-software"),
         }
         try:
             self._opened = self._chromium.call("s => edgekd.open(s)", settings, self._limit)

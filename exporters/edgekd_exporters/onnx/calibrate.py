@@ -19,7 +19,7 @@ _LEVELS = 128
 
 Method = Literal["minmax", "percentile", "entropy"]
 Range = tuple[np.float32, np.float32]
-_last: dict[tuple[str, str], dict[str, Range]] = {}
+_last: dict[tuple[str, str], dict[str, Range | None]] = {}  # None: no float activation
 
 
 def ranges(
@@ -36,10 +36,11 @@ def ranges(
     known = _last.get(asked, {})
     missing = [name for name in names if name not in known]
     if missing:
-        known = known | _ranges(model, missing, rows, method)
+        found = _ranges(model, missing, rows, method)
+        known = known | {name: found.get(name) for name in missing}
         _last.clear()
         _last[asked] = known
-    return {name: known[name] for name in names if name in known}
+    return {name: value for name in names if (value := known[name]) is not None}
 
 
 def _digest(model: ir.Model, rows: Sequence[Mapping[str, np.ndarray]]) -> str:
@@ -134,7 +135,8 @@ def _activations(
         ir.to_proto(watched).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     fetched = [value.name for value in session.get_outputs() if value.name in names]
-    for row in rows:
-        values = dict(zip(fetched, session.run(fetched, dict(row)), strict=True))
+    for row in rows:  # asked for no output by name, onnxruntime returns all
+        said = session.run(fetched, dict(row)) if fetched else []
+        values = dict(zip(fetched, said, strict=True))
         values |= {name: row[name] for name in row if name in names}
         yield {name: value for name, value in values.items() if value.dtype == np.float32}

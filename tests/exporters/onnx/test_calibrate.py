@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from edgekd_exporters.onnx import OnnxExporter
+from edgekd_exporters.onnx import OnnxExporter, files
 from edgekd_exporters.onnx.calibrate import BINS, entropy, percentile, ranges
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,3 +49,15 @@ def test_ranges_are_the_extremes_over_rows_of_any_length(bert_fp32: Bundle) -> N
     assert found["logits"] == pytest.approx((low, high))
     clipped = ranges(model, ["logits"], rows, "percentile")["logits"]
     assert clipped == pytest.approx((low, high), abs=float(high - low) / BINS)
+
+
+def test_a_search_is_answered_from_what_was_calibrated(conv_fp32: Bundle) -> None:
+    model = files.load(conv_fp32)
+    rows = [conv_fp32.encode([row]) for row in conv_fp32.golden()[0]]
+    names = [v.name for node in model.graph for v in node.outputs if v.name]
+    whole = ranges(model, names, rows, "minmax")
+    assert ranges(model, names[:2], rows, "minmax") == {n: whole[n] for n in names[:2]}
+    again = ranges(model, [*names, "absent"], rows, "minmax")  # nothing left to compute
+    assert again == whole
+    fewer = ranges(model, names, rows[:1], "minmax")
+    assert fewer != whole

@@ -19,7 +19,7 @@ const IDENTITY = "CAg6OQoQCgF4EgF5IghJZGVudGl0eRIBZ1oQCgF4EgsKCQgBEgUKAxIBbmIQCg
 
 let ort, session;
 
-async function open({runtime, script, model, external, threads, spinning, device}) {
+async function open({runtime, script, model, external, threads, spinning, device, software}) {
   const clock = {};
   let start = performance.now();
   const lap = (name) => {
@@ -27,7 +27,7 @@ async function open({runtime, script, model, external, threads, spinning, device
     clock[name] = now - start;
     start = now;
   };
-  if (device === "webgpu") await adapter();
+  if (device === "webgpu") await adapter(software);
   ort = await import(runtime + script);
   ort.env.logLevel = "error";
   ort.env.wasm.wasmPaths = new URL(runtime, location.href).href;
@@ -48,9 +48,10 @@ async function open({runtime, script, model, external, threads, spinning, device
   return {clock, isolated: crossOriginIsolated, agent: navigator.userAgent};
 }
 
-async function adapter() {
+// A fallback adapter computes on the CPU: its numbers are WebGPU's, its times are nobody's.
+async function adapter(software) {
   const found = navigator.gpu && await navigator.gpu.requestAdapter();
-  if (!found) throw new Error("no WebGPU adapter");
+  if (!found || (found.info.isFallbackAdapter && !software)) throw new Error("no WebGPU adapter");
 }
 
 async function download(path) {
