@@ -91,7 +91,7 @@ def learn_vocabulary(
     return TextPreprocessor(
         tokenizer.to_str(),
         max_length=max_length,
-        pad_id=tokenizer.token_to_id(END),
+        pad_id=tokenizer.token_to_id(END) or 0,
         pad_token=END,
         tokenizer_config={
             "tokenizer_class": "PreTrainedTokenizerFast",

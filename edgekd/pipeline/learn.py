@@ -391,15 +391,16 @@ def signal_spec(
 
     description = json.dumps(teacher.preprocessor.describe(), sort_keys=True)
     lead = (None,) if task.per_token else ()
+    vocabulary: int = getattr(teacher.model.config, "vocab_size", 0)
     if not task.over_vocabulary:
         sample = example_rows(task, teacher.preprocessor, 1)
         said = task.collect(forward(teacher, sample, task), sample, teacher.preprocessor)
         kinds = {n: dtype if v.dtype.kind == "f" else v.dtype.name for n, v in said.items()}
         fields = {n: Field(kinds[n], (*lead, *v.shape[1 + len(lead) :])) for n, v in said.items()}
     elif top_k:
-        fields = topk_fields(top_k, teacher.model.config.vocab_size, ragged=True)
+        fields = topk_fields(top_k, vocabulary, ragged=True)
     elif top_k == 0:
-        fields = {"logits": Field(dtype, (*lead, teacher.model.config.vocab_size))}
+        fields = {"logits": Field(dtype, (*lead, vocabulary))}
     else:
         kept = {"nll": "float32", "choice": "int32", "truth": "int32"}
         fields = {name: Field(kind, lead) for name, kind in kept.items()}

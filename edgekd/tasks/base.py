@@ -10,7 +10,7 @@ is one matrix product of resampling weights with the statistics, whatever the me
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -107,7 +107,7 @@ class Task(ABC):
         outputs: Mapping[str, np.ndarray],
         rows: Sequence[Row],
         preprocessor: Preprocessor,
-        fields: Collection[str],
+        fields: Mapping[str, Any],
     ) -> dict[str, np.ndarray]:
         """What a store with these ``fields`` keeps of one batch, in the form of :meth:`collect`."""
         return self.collect(outputs, rows, preprocessor)

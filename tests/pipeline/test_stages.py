@@ -22,7 +22,10 @@ BERT = {
     "max_position_embeddings": 64,
 }
 FIT = {"epochs": 4, "batch_size": 8, "learning_rate": 1e-2}
-WORDS = {"sea": "wave shore tide boat sail".split(), "wood": "tree leaf bark root moss".split()}
+WORDS = {
+    "sea": ["wave", "shore", "tide", "boat", "sail"],
+    "wood": ["tree", "leaf", "bark", "root", "moss"],
+}
 
 
 def texts(count: int, seed: int) -> list[dict[str, str]]:
