@@ -60,9 +60,11 @@ def read_rows(
         for role in ("text", "text_pair", "label"):
             if role in row:
                 row[role] = _words(row[role], f"{where}, row {number}, column '{mapping[role]}'")
-        for role in ("tokens", "tags"):
+        for role in ("tokens", "tags", "labels"):
             if role in row:
                 row[role] = _list(row[role], f"{where}, row {number}, column '{mapping[role]}'")
+        if "answers" in row:
+            row["answers"] = _answers(row["answers"], f"{where}, row {number}")
         if "image" in row:
             row["image"] = media.pixels(media.located(row["image"], folder), where, number)
         if "audio" in row:
@@ -97,6 +99,24 @@ def _list(value: Any, where: str) -> list[str]:
     if not isinstance(value, list | tuple | np.ndarray):
         raise InputError(f"{where}: a {type(value).__name__}, not a list of words")
     return [_words(item, where) for item in value]
+
+
+def _answers(value: Any, where: str) -> list[list[Any]]:
+    """Answers as [text, begin or None]: from SQuAD's columns, a list of texts, or one text."""
+    if isinstance(value, str) and value.lstrip()[:1] in "{[":  # JSON in one cell
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise InputError(f"{where}: the answers are not JSON ({error})") from error
+    if isinstance(value, Mapping):
+        texts, begins = value.get("text") or (), value.get("answer_start")
+        found = [[text, int(begin)] for text, begin in zip(texts, begins or (), strict=False)]
+        found = found or [[text, None] for text in texts]
+    else:
+        found = [[text, None] for text in ([value] if isinstance(value, str) else value)]
+    if not found or not all(isinstance(text, str) and text for text, _ in found):
+        raise InputError(f"{where}: no answer; a question without one cannot be learned here")
+    return found
 
 
 def content_key(row: Row) -> bytes:
@@ -360,6 +380,8 @@ def _columns(
     mapping: dict[str, str] = {}
     roles = [*task.default_columns, *(["text_pair"] if "text" in task.default_columns else [])]
     for role, column in given.items():
+        if role == "label" and "label" not in roles:  # whatever the task calls its truth
+            role = task.answer
         if role not in roles:
             raise InputError(f"{task.name} has no '{role}' column; it has {', '.join(roles)}")
         if column not in found and (labelled or role != task.answer):

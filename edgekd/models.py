@@ -169,7 +169,10 @@ def load(
             f"{source} has no trained weights for {missing[0]} (+{len(missing) - 1} more): it is not"
             f" fine-tuned for {task.name}; give it as 'base:' to have it fitted on your data"
         )
-    preprocessor = preprocessor_of(source, config, revision=revision, max_length=max_length)
+    pairs = "text_pair" in task.default_columns
+    preprocessor = preprocessor_of(
+        source, config, revision=revision, max_length=max_length, pairs=pairs
+    )
     preprocessor = task.prepare(preprocessor)
     if not task.has_head:
         model.config.sentence_pooling = _pooling(source, model.config, revision)

@@ -19,9 +19,16 @@ from edgekd.preprocess import ImagePreprocessor, Preprocessor, Row, TextPreproce
 
 
 def preprocessor_of(
-    source: str, config: Any, *, revision: str | None = None, max_length: int | None = None
+    source: str,
+    config: Any,
+    *,
+    revision: str | None = None,
+    max_length: int | None = None,
+    pairs: bool = False,
 ) -> Preprocessor:
     """Read a model directory's preprocessing as edgekd's own.
+
+    ``pairs`` adds the input that tells the two texts of a pair apart, where the model has one.
 
     A directory that edgekd wrote says it in ``preprocess.json``; any other is read through its
     tokenizer or its ``preprocessor_config.json``.
@@ -35,12 +42,12 @@ def preprocessor_of(
     if is_audio(config):
         return _audio_preprocessor(source, config, revision, max_length)
     if getattr(config, "vocab_size", None):
-        return _text_preprocessor(source, config, revision, max_length)
+        return _text_preprocessor(source, config, revision, max_length, pairs)
     return _image_preprocessor(source, config, revision)
 
 
 def _text_preprocessor(
-    source: str, config: Any, revision: str | None, max_length: int | None
+    source: str, config: Any, revision: str | None, max_length: int | None, pairs: bool
 ) -> TextPreprocessor:
     from transformers import AutoTokenizer
 
@@ -72,7 +79,10 @@ def _text_preprocessor(
         )
     positions = getattr(config, "max_position_embeddings", None) or 512
     limit = min(int(tokenizer.model_max_length), positions - position_offset(config))
-    names = [n for n in ("input_ids", "attention_mask") if n in tokenizer.model_input_names]
+    wanted = ["input_ids", "attention_mask"]
+    if pairs and getattr(config, "type_vocab_size", 0) > 1:
+        wanted.append("token_type_ids")
+    names = [n for n in wanted if n in tokenizer.model_input_names]
     init = {k: v for k, v in tokenizer.init_kwargs.items() if isinstance(v, str | int | bool)}
     private = ("name_or_path", "is_local", "local_files_only", "backend")
     preprocessor = TextPreprocessor(

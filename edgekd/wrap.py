@@ -74,7 +74,7 @@ def wrap(
     with torch.inference_mode():
         values = module(*(torch.from_numpy(arrays[spec.name]) for spec in inputs))
     outputs = tuple(
-        TensorSpec(name, "float32", _output_shape(value, arrays, inputs))
+        TensorSpec(name, "float32", _output_shape(value, arrays, inputs, task.per_token))
         for name, value in zip(task.outputs, values, strict=True)
     )
     return Program(
@@ -156,12 +156,15 @@ def _choose_mask(
 
 
 def _output_shape(
-    value: torch.Tensor, arrays: Mapping[str, np.ndarray], inputs: Sequence[TensorSpec]
+    value: torch.Tensor,
+    arrays: Mapping[str, np.ndarray],
+    inputs: Sequence[TensorSpec],
+    per_token: bool,
 ) -> tuple[int | str, ...]:
     """Name the batch axis, and the sequence axis where an output keeps it."""
     first = arrays[inputs[0].name]
     shape: list[int | str] = list(value.shape)
     shape[0] = "batch"
-    if inputs[0].shape[1:2] == ("sequence",) and len(shape) > 2 and shape[1] == first.shape[1]:
+    if inputs[0].shape[1:2] == ("sequence",) and (per_token or len(shape) > 2) and shape[1] == first.shape[1]:
         shape[1] = "sequence"
     return tuple(shape)

@@ -14,6 +14,7 @@ from edgekd import pipeline
 from edgekd import recipe as recipes
 from edgekd.bundle import Bundle
 from edgekd.cli import main
+from tests.conftest import FILLER
 
 SETTINGS: dict[str, Any] = {
     "name": "tiny",
@@ -158,3 +159,79 @@ def test_text_ranking(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
     (row,) = document["bundles"]
     assert set(row["metrics"]) == {"mrr", "ndcg@10"}
     assert Bundle.open(tmp_path / "run" / row["path"]).manifest.outputs[0].shape == ("batch", 1)
+
+
+def test_multi_label(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
+    def rows(source: list[dict[str, str]]) -> list[dict[str, Any]]:
+        marked = {"card": ["card", "thing"], "money": ["money"], "größe": []}
+        return [{"text": row["text"], "labels": marked[row["label"]]} for row in source]
+
+    document = go(
+        tmp_path,
+        task="text-classification/multi-label",
+        teacher={"base": str(bert_dir), "fit": {"epochs": 6, "learning_rate": 1e-2}},
+        data={
+            "train": write_jsonl(tmp_path / "train.jsonl", rows(intents.train_rows)),
+            "test": write_jsonl(tmp_path / "test.jsonl", rows(intents.test_rows)),
+        },
+        distill={**SETTINGS["distill"], "hard_weight": 0.5, "temperature": 1.0},
+    )
+    teacher = document["models"][0]
+    assert list(teacher["metrics"]) == ["micro_f1", "macro_f1"]
+    assert teacher["metrics"]["micro_f1"] > 0.8
+    (row,) = document["bundles"]
+    manifest = Bundle.open(tmp_path / "run" / row["path"]).manifest
+    assert manifest.labels == ("card", "money", "thing")
+    config = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+
+
+def test_regression(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
+    values = {"card": 0.0, "money": 0.5, "größe": 2.5}
+
+    def rows(source: list[dict[str, str]]) -> list[dict[str, Any]]:
+        return [{"text": row["text"], "score": values[row["label"]]} for row in source]
+
+    document = go(
+        tmp_path,
+        task="text-classification/regression",
+        teacher={"base": str(bert_dir), "fit": {"epochs": 4, "learning_rate": 1e-2}},
+        data={
+            "train": write_jsonl(tmp_path / "train.jsonl", rows(intents.train_rows)),
+            "test": write_jsonl(tmp_path / "test.jsonl", rows(intents.test_rows)),
+        },
+    )
+    teacher = document["models"][0]
+    assert list(teacher["metrics"]) == ["spearman", "pearson", "mse"]
+    assert teacher["metrics"]["pearson"] > 0.7
+    (row,) = document["bundles"]
+    assert Bundle.open(tmp_path / "run" / row["path"]).manifest.labels == ()
+
+
+def test_question_answering(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
+    def rows(source: list[dict[str, str]]) -> list[dict[str, Any]]:
+        found = []
+        for row in source:
+            cue = next(w for w in row["text"].split() if w not in FILLER)
+            answers = {"text": [cue], "answer_start": [row["text"].index(cue)]}
+            found.append({"question": "where is it", "context": row["text"], "answers": answers})
+        return found
+
+    document = go(
+        tmp_path,
+        task="question-answering",
+        teacher={"base": str(bert_dir), "fit": {"epochs": 8, "learning_rate": 1e-2}},
+        data={
+            "train": write_jsonl(tmp_path / "train.jsonl", rows(intents.train_rows)),
+            "test": write_jsonl(tmp_path / "test.jsonl", rows(intents.test_rows)),
+        },
+        distill={**SETTINGS["distill"], "hard_weight": 0.1},
+    )
+    teacher, _, student = document["models"]
+    assert list(teacher["metrics"]) == ["f1", "exact_match"]
+    assert teacher["metrics"]["f1"] > 0.5
+    (row,) = document["bundles"]
+    assert row["metrics"]["f1"] == pytest.approx(student["metrics"]["f1"], abs=0.05)
+    manifest = Bundle.open(tmp_path / "run" / row["path"]).manifest
+    shapes = {spec.name: spec.shape for spec in manifest.outputs}
+    assert shapes == dict.fromkeys(("start_logits", "end_logits"), ("batch", "sequence"))

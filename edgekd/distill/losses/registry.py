@@ -13,6 +13,7 @@ from edgekd.distill.losses import (
     logits,
     regression,
     relation,
+    span,
     standardised,
     topk,
 )
@@ -31,6 +32,7 @@ _FILES = (
     attention,
     relation,
     embedding,
+    span,
 )
 
 LOSSES: dict[str, Loss] = {loss.name: loss for file in _FILES for loss in file.LOSSES}

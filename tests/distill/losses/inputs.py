@@ -44,6 +44,8 @@ def make(
         "attentions": attentions,
         "qkv": lambda: normal(batch, width, 3, WIDTH),
         "embedding": lambda: normal(batch, WIDTH),
+        "start_logits": lambda: normal(batch, width),
+        "end_logits": lambda: normal(batch, width),
         "labels": lambda: labels(loss, random, batch, width),
     }
     outputs: dict[str, Any] = {}

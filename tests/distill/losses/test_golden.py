@@ -259,6 +259,17 @@ def test_what_the_samples_of_a_batch_are_near_to():
     close(found, np.array(golden))
 
 
+def test_spans():
+    s, t = RANDOM.normal(size=(2, 2, 5)), RANDOM.normal(size=(2, 2, 5))
+    goal, mine = softmax(t / 2), softmax(s / 2)
+    golden = 4 * (goal * np.log(goal / mine)).sum(-1).mean(0)
+    close(run("span_kl", s[0], s[1], t[0], t[1], mask=None, temperature=2.0), golden)
+    labels = np.array([[0, 1, 0, 2, 0], [0, 0, 3, 0, 0]])
+    mine = -np.log(softmax(s))
+    golden = [(mine[0, 0, 1] + mine[1, 0, 3]) / 2, (mine[0, 1, 2] + mine[1, 1, 2]) / 2]
+    close(run("span_cross_entropy", s[0], s[1], labels, mask=None), np.array(golden))
+
+
 def test_every_loss_has_a_golden_value():
     from pathlib import Path
 
