@@ -31,8 +31,8 @@ from edgekd.report.document import (
     Shape,
     Shift,
     Stage,
-    Tuning,
 )
+from edgekd.report.tuning import Tuning
 from edgekd.report.verdict import Line, check, verdict
 
 TRAINED_PER_SEED = ("student-no-kd", "student")

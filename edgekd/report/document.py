@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from edgekd import __version__
 from edgekd.errors import InputError
+from edgekd.report.part import Interval, Part
+from edgekd.report.tuning import Tuning
 from edgekd.report.verdict import Verdict
 
 SCHEMA = "edgekd.report/1"
 
 # How a number was obtained; see Evidence in the glossary of the report itself.
 Evidence = Literal["measured", "reference", "published", "projected"]
-Interval = Annotated[tuple[float, float], Field(description="95 % interval: low, high")]
-
-
-class Part(BaseModel):
-    """A misspelt field is an error: a number must not get lost on its way into the report."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
 
 class Scores(Part):
     """What :class:`edgekd.evaluate.Evaluation` holds; ``**evaluation.to_dict()`` fits."""
@@ -198,37 +192,6 @@ class Shape(Part):
     precision: str  # that the size is estimated at: the targets' smallest
     estimated_bytes: int
     built_bytes: int | None = None  # the bundle's; None where none has that precision
-
-
-class TuningTrial(Part):
-    """One setting that a search of hyper-parameters tried; trial 0 is the recipe's own."""
-
-    number: int
-    values: dict[str, Any]
-    state: Literal["complete", "pruned", "failed", "running"]
-    score: float | None = None  # on the held-out rows, after the last epoch that it trained
-    curve: list[float] = []  # after each epoch
-    seconds: float | None = None
-    failure: str | None = None
-
-
-class Tuning(Part):
-    """What ``tune`` searched and chose, on rows that are neither trained on nor test rows."""
-
-    metric: str
-    lower_is_better: bool = False
-    held_out: int  # rows that chose
-    rows: int  # rows that a trial trained on
-    epochs: int | None = None  # the most that a trial trained
-    space: dict[str, dict[str, Any]]
-    trials: list[TuningTrial]
-    chosen: int
-    values: dict[str, Any]
-    score: float  # of the chosen trial: the best of many, so a little flattered
-    score_ci: Interval
-    gain: float  # over trial 0, on the same rows
-    gain_ci: Interval
-    importance: dict[str, float] = {}  # empty where too few trials say anything
 
 
 class Data(Part):

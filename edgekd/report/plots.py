@@ -8,7 +8,8 @@ from statistics import mean
 from markupsafe import Markup
 
 from edgekd.report import units
-from edgekd.report.document import Bench, BundleRow, Calibration, Curve, Gain, Tuning
+from edgekd.report.document import Bench, BundleRow, Calibration, Curve, Gain
+from edgekd.report.tuning import Tuning
 from edgekd.report.svg import Axis, Canvas, around
 
 WIDTH, HEIGHT = 460, 330
