@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekd import __version__
 from edgekd.errors import InputError
-from edgekd.report.part import Interval, Part
 from edgekd.report.tuning import Tuning
 from edgekd.report.verdict import Verdict
 
@@ -22,6 +21,15 @@ SCHEMA = "edgekd.report/1"
 
 # How a number was obtained; see Evidence in the glossary of the report itself.
 Evidence = Literal["measured", "reference", "published", "projected"]
+
+Interval = Annotated[tuple[float, float], Field(description="95 % interval: low, high")]
+
+
+class Part(BaseModel):
+    """A misspelt field is an error: a number must not get lost on its way into the report."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
 
 class Scores(Part):
     """What :class:`edgekd.evaluate.Evaluation` holds; ``**evaluation.to_dict()`` fits."""
