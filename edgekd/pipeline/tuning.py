@@ -129,8 +129,13 @@ class Tuning:
         """Refuse what cannot be tried, before any training.
 
         Raises :class:`InputError` for a study of something else in the folder, for epochs that
-        the cap would hide, and for a method that the task does not have.
+        the cap would hide, for a method that the task does not have, and for a recipe of stages.
         """
+        if self.context.recipe.stages:
+            raise InputError(
+                "tune searches the step from a teacher to its student, and this recipe has stages"
+                " between them; tune without stages, then copy tune/chosen.yaml"
+            )
         epochs, cap = self.space.get("epochs"), self.settings.epochs
         if cap is not None and epochs is not None and _highest(epochs) > cap:
             raise InputError(

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from edgekd.report import units
 from edgekd.report.document import Bench, BundleRow, Calibration, Curve, Gain
-from edgekd.report.tuning import Tuning
 from edgekd.report.svg import Axis, Canvas, around
+from edgekd.report.tuning import Tuning
 
 WIDTH, HEIGHT = 460, 330
 _DRAWN = 120  # points of a training curve

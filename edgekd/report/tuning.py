@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from edgekd.report.part import Interval, Part
+from pydantic import BaseModel, ConfigDict
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class TuningTrial(Part):
+class TuningTrial(BaseModel):
     """One setting that was tried; trial 0 is the recipe's own."""
+
+    model_config = _STRICT
 
     number: int
     values: dict[str, Any]
@@ -19,8 +23,10 @@ class TuningTrial(Part):
     failure: str | None = None
 
 
-class Tuning(Part):
+class Tuning(BaseModel):
     """What ``tune`` searched and chose, on rows that are neither trained on nor test rows."""
+
+    model_config = _STRICT
 
     metric: str
     lower_is_better: bool = False
@@ -32,7 +38,7 @@ class Tuning(Part):
     chosen: int
     values: dict[str, Any]
     score: float  # of the chosen trial: the best of many, so a little flattered
-    score_ci: Interval
+    score_ci: tuple[float, float]  # 95 %
     gain: float  # over trial 0, on the same rows
-    gain_ci: Interval
+    gain_ci: tuple[float, float]
     importance: dict[str, float] = {}  # empty where too few trials say anything

@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from edgekd.report import plots, story
-from edgekd.report.document import Document, Tuning
+from edgekd.report.document import Document
 from edgekd.report.html import render
 from edgekd.report.terminal import show, show_tuning
+from edgekd.report.tuning import Tuning
 
 TRIALS: list[dict[str, Any]] = [
     {"values": {"temperature": 2.0}, "state": "complete", "score": 0.9, "curve": [0.7, 0.9]},
