@@ -36,7 +36,7 @@ EXTRA_TERMS = {
 }
 # Losses that compare embeddings, with a projection of their own where the widths differ.
 EMBEDDINGS = ("embedding_cosine", "embedding_mse", "embedding_contrastive")
-DENSE, TOPK = "softened_kl", ("indices", "values", "rest")  # of a distribution over a vocabulary
+TOPK = ("indices", "values", "rest")  # of a distribution over a vocabulary
 RELATION_HEADS = 12  # MiniLMv2's choice; the nearest divisor of both widths is taken
 
 
@@ -144,7 +144,7 @@ def plan(
     Raises :class:`InputError` for weights that sum to nothing, a layer map past either model, a
     loss on two classes that needs more, and coupled losses in several parts.
     """
-    method = settings.method or (DENSE if settings.top_k == 0 else task.methods[0])
+    method = task.method(settings.method, settings.top_k)
     weights = {method: settings.soft_weight, task.hard_loss: settings.hard_weight}
     for weight, loss in EXTRA_TERMS.items():  # one of them may be the method itself
         weights[loss] = weights.get(loss, 0.0) + getattr(settings, weight)
@@ -170,7 +170,8 @@ def plan(
     wanted = frozenset(
         name.removeprefix("teacher.")
         for name in objective.reads
-        if name.startswith("teacher.") and name.removeprefix("teacher.") not in (*task.outputs, *TOPK)
+        if name.startswith("teacher.")
+        and name.removeprefix("teacher.") not in (*task.outputs, *TOPK)
     )
     return Transfer(
         objective,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.pipeline import stages
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.learn import seed_folder
 from edgekd.pipeline.preflight import CUT_OFF
@@ -344,13 +345,14 @@ def _settings(context: Context, models: Mapping[str, Done]) -> dict[str, Any]:
     distill = context.recipe.distill
     weights = {name: value for name, value in distill.weights.items() if value}
     return {
-        "method": distill.method or context.task.methods[0],
+        "method": context.task.method(distill.method, distill.top_k),
         **weights,
         "temperature": distill.temperature,
         "learning_rate": distill.learning_rate,
         "epochs": distill.epochs,
         "batch_size": distill.batch_size,
         "steps": models["student"].result["steps"],
+        **({"steps of the stages before": spent} if (spent := stages.steps(context)) else {}),
         "gradient share at the first step": models["student"].result["gradient_shares"],
         "seed": context.recipe.seed,
     }

@@ -59,9 +59,13 @@ def before_student(context: Context, labelled: Done) -> Passed:
     return Passed(here, alone, heard, models)
 
 
-def steps(models: dict[str, Done]) -> int:
-    """Optimizer steps of the assistants together, which the control does not get."""
-    return sum(done.result["steps"] for done in models.values())
+def steps(context: Context) -> dict[str, int]:
+    """Optimizer steps of each stage before the last, which the control does not get."""
+    done = context.run.done
+    return {
+        stage.name: (done.get(stage.name) or done[f"{stage.name}/student"]).result["steps"]
+        for stage in context.recipe.stages[:-1]
+    }
 
 
 def _language(context: Context, stage: Stage) -> Context:

@@ -67,6 +67,10 @@ class Task(ABC):
         """What encodes rows for this task, from what a model comes with."""
         return preprocessor
 
+    def method(self, given: str | None, top_k: int | None) -> str:
+        """The loss that soft_weight weighs: the one that is asked for, or the task's own."""
+        return given or self.methods[0]
+
     def head(self, labels: Sequence[str]) -> dict[str, Any]:
         """Config values that size the fresh head of a base model."""
         if not self.has_classes:

@@ -39,6 +39,10 @@ class LanguageModel(Task):
     methods = ("softened_kl_topk", "softened_kl")
     default_columns: ClassVar = {"text": ("text", "content", "sentence", "document")}
 
+    def method(self, given: str | None, top_k: int | None) -> str:
+        sparse, dense = self.methods
+        return given or (dense if top_k == 0 else sparse)
+
     def prepare(self, preprocessor: Preprocessor) -> Preprocessor:
         """A token's place is its number in the row, so padding goes to the right."""
         return replace(preprocessor, padding_side="right")  # type: ignore[type-var]
