@@ -26,22 +26,25 @@ def pick(limit: float, teacher: Shape = TEACHER) -> Choice:
     return choose(teacher, cost, limit, lambda value: f"{value:,.0f} weights")
 
 
-def test_layers_go_first_then_the_feed_forward_then_the_heads() -> None:
+def test_the_feed_forward_goes_first_then_the_heads_then_the_layers() -> None:
     whole = cost(TEACHER)
     assert pick(whole).shape == TEACHER
-    assert pick(whole - 1).shape == replace(TEACHER, layers=5)
-    two = cost(replace(TEACHER, layers=2))
-    assert pick(two).shape == replace(TEACHER, layers=2)
-    gave = pick(two - 1).shape
-    assert (gave.layers, gave.heads) == (2, 12) and 768 <= gave.intermediate < 1536
-    narrow = pick(cost(replace(TEACHER, layers=2, intermediate=768)) - 1).shape
-    assert narrow.layers == 2 and narrow.heads < 12
-    assert 64 * narrow.heads <= narrow.intermediate <= 128 * narrow.heads
+    thinner = pick(whole - 1).shape
+    assert (thinner.layers, thinner.heads) == (6, 12) and 768 <= thinner.intermediate < 1536
+    narrow = pick(cost(replace(TEACHER, intermediate=768)) - 1).shape
+    assert (narrow.layers, narrow.heads) == (6, 11) and narrow.intermediate >= 64 * 11
+    quarter = replace(TEACHER, heads=3, intermediate=192)
+    assert pick(cost(quarter)).shape == quarter
+    fewer = pick(cost(quarter) - 1).shape
+    assert (fewer.layers, fewer.heads) == (5, 3)
+    last = replace(quarter, layers=1)
+    assert pick(cost(last)).shape == last
+    assert pick(cost(last) - 1).shape.heads == 2
 
 
 def test_an_embedding_of_its_own_width_goes_before_the_feed_forward() -> None:
     teacher = replace(TEACHER, embedding=384)
-    limit = cost(replace(teacher, layers=2)) - 1
+    limit = cost(teacher) - 1
     found = pick(limit, teacher).shape
     assert found.embedding is not None and 128 <= found.embedding < 384
     assert found.intermediate == 1536
@@ -79,8 +82,10 @@ def test_an_impossible_limit_names_the_smallest_reachable() -> None:
 
 
 def test_why_says_what_gave_way() -> None:
-    assert "layers are dropped first" in pick(cost(TEACHER) - 1).why
-    assert "the teacher's own shape fits" in pick(1e12).why
-    two = cost(replace(TEACHER, layers=2))
-    assert "the feed-forward gave way first" in pick(two - 1).why
-    assert "heads gave way" in pick(two / 3).why
+    whole = cost(TEACHER)
+    assert "the teacher's own shape fits" in pick(whole).why
+    assert "the feed-forward gives way before the width" in pick(whole - 1).why
+    assert "every layer is kept" in pick(whole / 3).why
+    assert "6 layers do not fit even at a quarter of the width" in pick(whole / 20).why
+    factorised = replace(TEACHER, embedding=384)
+    assert "embedding gives way" in pick(cost(factorised) - 1, factorised).why
