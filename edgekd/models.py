@@ -369,7 +369,8 @@ def example_rows(task: Task, preprocessor: Preprocessor, count: int = 8) -> list
     )
     if "text_pair" in task.default_columns:
         pairs = zip(sentences, (*sentences[1:], sentences[0]), strict=True)
-        return [{"text": text, "text_pair": pair} for text, pair in pairs][:count]
+        rows: list[Row] = [{"text": text, "text_pair": pair} for text, pair in pairs]
+        return rows[:count]
     return [{"text": sentence} for sentence in sentences[:count]]
 
 

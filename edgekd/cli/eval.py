@@ -154,12 +154,10 @@ def _stored(
     if absent:
         kept = ", ".join(store.spec.fields)
         raise InputError(f"{folder} has no dense '{absent[0]}' (it keeps {kept}); use --teacher")
-    outputs = {
-        name: filled(value).astype(np.float32) for name, value in store.get(keys(rows)).items()
-    }
+    outputs = {name: filled(value) for name, value in store.get(keys(rows)).items()}
     for name in task.outputs:
-        value = outputs[name]
-        if value.shape[-1] != len(labels):
+        value = outputs[name] = outputs[name].astype(np.float32)
+        if labels and value.shape[-1] != len(labels):
             raise InputError(
                 f"{folder} holds '{name}' of {value.shape[-1]} classes, the bundle has"
                 f" {len(labels)}; they belong to different teachers"

@@ -32,7 +32,7 @@ def model_card(
         "language": language,
         "base_model": base_model,
         "datasets": [dataset] if dataset else None,
-        "pipeline_tag": document.task,
+        "pipeline_tag": document.task.partition("/")[0],
         "library_name": "transformers",
         "tags": ["edgekd", "knowledge-distillation", *_targets(document)],
         "metrics": list(student.metrics) if student else None,
@@ -53,7 +53,7 @@ def _index(document: Document, student: Model) -> dict[str, Any]:
         "name": document.name,
         "results": [
             {
-                "task": {"type": document.task},
+                "task": {"type": document.task.partition("/")[0]},
                 "dataset": {"name": source, "type": source, "split": "test"},
                 "metrics": [
                     {"type": name, "value": round(value, 6)}
