@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgekd.report import html
-from edgekd.report.document import Document
+from edgekd.report.document import Document, Setting
 from edgekd.report.verdict import verdict
 
 VOID = {"meta", "br", "img", "hr", "input", "link"}
@@ -133,3 +133,22 @@ def test_writing_leaves_one_file(document: Document, tmp_path: Path) -> None:
     html.write(document, tmp_path / "report.html")
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     json.dumps(document.to_dict())
+
+
+def test_threads_and_devices_have_a_table(document: Document) -> None:
+    assert "Threads and devices" not in html.render(document)
+    bench = document.bundles[2].bench[0]
+    shared = {"download_bytes": 5_600_000, "engine_bytes": 14_300_000, "first_ms": 30.0}
+    rows = [
+        Setting(
+            threads=n, device="wasm", p50_ms=4.0 / n, create_ms=9.0, memory_bytes=2**24, **shared
+        )
+        for n in (1, 2)
+    ]
+    missing = Setting(threads=1, device="webgpu", missing="Chromium finds no WebGPU adapter here")
+    changed = bench.model_copy(update={"settings": [*rows, missing]})
+    row = document.bundles[2].model_copy(update={"bench": [changed]})
+    bundles = [*document.bundles[:2], row, *document.bundles[3:]]
+    page = Page(html.render(document.model_copy(update={"bundles": bundles})))
+    for words in ("Session creation", "First run", "engine 14.3", "no WebGPU adapter"):
+        assert words in page.text
