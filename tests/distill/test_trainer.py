@@ -72,6 +72,39 @@ def test_it_learns_and_does_so_twice_alike(rows: list[dict[str, Any]], tmp_path:
     assert not first.model.training
 
 
+def test_asking_after_each_epoch_changes_nothing_and_may_end_it(
+    rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    def run(model: LoadedModel, folder: str, stop_after: int) -> int:
+        asked: list[bool] = []
+
+        def ask() -> bool:
+            asked.append(model.model.training)
+            with torch.inference_mode():
+                model.model(torch.rand(1, 1, 8, 8))  # what scores a model draws its own numbers
+            return len(asked) == stop_after
+
+        examples = Examples(rows, TASK, model.preprocessor, LABELS)
+        steps = trainer.train(
+            model.model,
+            examples,
+            transfer.hard_labels(TASK),
+            SETTINGS,
+            seed=1,
+            folder=tmp_path / folder,
+            what="a model",
+            after_epoch=ask,
+        ).steps
+        assert not any(asked)  # in evaluation mode, every time
+        return steps
+
+    plain, asked, ended = fresh(), fresh(), fresh()
+    fit(plain, rows, tmp_path / "plain")
+    assert run(asked, "asked", stop_after=0) == 2 * 7
+    assert same(weights(plain), weights(asked))
+    assert run(ended, "ended", stop_after=1) == 7
+
+
 def test_parts_of_a_batch_add_up_to_the_batch(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     """Accumulated over parts, a step has the gradient of the whole: a mean over its samples."""
     whole, parts = fresh(), fresh()
