@@ -235,3 +235,42 @@ def test_question_answering(bert_dir: Path, intents: Any, tmp_path: Path) -> Non
     manifest = Bundle.open(tmp_path / "run" / row["path"]).manifest
     shapes = {spec.name: spec.shape for spec in manifest.outputs}
     assert shapes == dict.fromkeys(("start_logits", "end_logits"), ("batch", "sequence"))
+
+
+def said(tmp_path: Path, *arguments: object) -> tuple[int, dict[str, Any]]:
+    path = tmp_path / "said.json"
+    with pytest.raises(SystemExit) as left:
+        main([*map(str, arguments), "--json", str(path)])
+    return int(left.value.code or 0), json.loads(path.read_text()) if path.is_file() else {}
+
+
+def test_the_verbs_take_every_kind_of_answer(
+    encoder_dir: Path, bert_dir: Path, intents: Any, tmp_path: Path, capsys: Any
+) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    scorer = tmp_path / "scorer"
+    tokenizer = AutoTokenizer.from_pretrained(bert_dir)
+    tokenizer.save_pretrained(scorer)
+    AutoModelForSequenceClassification.from_pretrained(
+        bert_dir, num_labels=1, ignore_mismatched_sizes=True
+    ).save_pretrained(scorer)
+    texts = [row["text"] for row in intents.test_rows[:8]]
+    rows = [
+        {"query": texts[i // 4], "passage": text, "label": i % 2} for i, text in enumerate(texts)
+    ]
+    data, bundle = write_jsonl(tmp_path / "pairs.jsonl", rows), tmp_path / "bundle"
+    ranking = ("--task", "text-ranking")
+    assert said(tmp_path, "export", scorer, "--out", bundle, *ranking, "--data", data)[0] == 0
+    store = tmp_path / "store"
+    code, found = said(tmp_path, "label", scorer, "--data", data, "--out", store, *ranking)
+    assert code == 0 and found["labelled"] == 8
+    code, found = said(tmp_path, "eval", bundle, "--data", data, "--signals", store)
+    assert code == 0 and found["retained"] == 1 and found["agreement"] == 1
+    code, _ = said(tmp_path, "export", encoder_dir, "--target", "browser", "--out", tmp_path / "b")
+    assert code == 2 and "browser target knows" in capsys.readouterr().err
+    # One score is a number or a rank: what it is has to be said, or is a number.
+    code, _ = said(
+        tmp_path, "export", scorer, "--out", tmp_path / "c", "--task", "text-classification"
+    )
+    assert code == 2 and "text-classification/regression" in capsys.readouterr().err
