@@ -28,11 +28,16 @@ from edgekd.bundle import Bundle, sha256
 
 @dataclass(frozen=True)
 class Protocol:
-    """``rows`` of each turn, ``turns`` of each process, ``rounds`` of fresh processes."""
+    """``turns`` of each process, ``rounds`` of fresh processes.
+
+    A turn is as many rows for all as keep the fastest busy for ``slice_ms``, within the limits of
+    ``rows``: shorter ones would time cold caches, longer ones wait for the slowest.
+    """
 
     rounds: int = 20
-    turns: int = 16
-    rows: int = 32
+    turns: int = 12
+    slice_ms: float = 4.0
+    rows: tuple[int, int] = (16, 64)
     warm: int = 64
     seed: int = 0
 
@@ -66,14 +71,17 @@ def measure(
 def _round(arms: Mapping[str, Arm], protocol: Protocol, lot: random.Random) -> Round:
     runners: dict[str, Runner] = {}
     found: Round = {name: [] for name in arms}
+    fastest = float("inf")
     try:
         for name in lot.sample(list(arms), len(arms)):
             runners[name] = arms[name].fresh()
             runners[name].ask("open")
-            runners[name].ask("warm", seconds=0.0, count=protocol.warm)
+            warm = runners[name].ask("warm", seconds=0.0, count=protocol.warm)
+            fastest = min(fastest, warm["warm_ms"] / warm["warm"])
+        count = int(np.clip(np.ceil(protocol.slice_ms / fastest), *protocol.rows))
         for _ in range(protocol.turns):
             for name in lot.sample(list(arms), len(arms)):
-                reply = runners[name].ask("step", count=protocol.rows, control=0)
+                reply = runners[name].ask("step", count=count, control=0)
                 found[name].append(round(float(np.median(reply["samples_ms"])), 5))
     finally:
         for runner in runners.values():
