@@ -58,7 +58,7 @@ class Tuning:
         recipe = self.context.recipe
         values = {
             **recipe.distill.model_dump(),
-            "method": recipe.distill.method or self.context.task.methods[0],
+            "method": self.context.task.method(recipe.distill.method, recipe.distill.top_k),
             "student": recipe.student.model_dump(exclude_defaults=True),
         }
         return {name: values[name] for name in self.space}
@@ -123,7 +123,16 @@ class Tuning:
 
     @cached_property
     def references(self) -> list[Any]:
-        return self.context.task.references(self.held_out, list(self.context.labels))
+        from edgekd.distill.transfer import Taps
+
+        task, held = self.context.task, self.held_out
+        found = task.references(held, list(self.context.labels))
+        if any(reference is not None for reference in found):
+            return found
+        # Rows without answers are judged by what the teacher said of them, which is stored.
+        read = learn.stored(self.context, held, Taps(frozenset()))
+        said = {k: learn.filled(v) for k, v in read(range(len(held))).items()}
+        return list(task.truth(found, said))
 
     def check(self) -> None:
         """Refuse what cannot be tried, before any training.
@@ -280,7 +289,8 @@ def default_space(context: Context) -> dict[str, Range | Choices]:
         space["hard_weight"] = Range(0.0, max(1.0, distill.hard_weight))
         classes = len(context.labels)
         usable = [name for name in methods if not classes or classes >= _least_classes(name)]
-        if len(usable) > 1:
+        # Over a vocabulary the method decides what is stored, which is not to be searched lightly.
+        if len(usable) > 1 and not context.task.over_vocabulary:
             space["method"] = Choices(tuple(usable))
     for name, weight in distill.weights.items():
         if weight and name not in ("soft_weight", "hard_weight"):
