@@ -21,7 +21,8 @@ data:
   # text: text                   # column names, where they are not found by themselves
   # label: label
 student:
-  layers: [0, 5]                 # of the teacher, counted from 0
+  layers: [0, 5]                 # of the teacher, counted from 0; or, instead, a limit:
+  # params: 12%                  # of the teacher's, or 2M: the shape is chosen, with its reason
   vocabulary: trim               # keep only the pieces that the task uses
 distill:
   epochs: 8
