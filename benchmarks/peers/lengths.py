@@ -84,7 +84,6 @@ def seeded_bert(folder: Path) -> Path:
         num_hidden_layers=4,
         num_attention_heads=4,
         intermediate_size=1024,
-        num_labels=8,
     )
     BertForSequenceClassification(config).eval().save_pretrained(folder)
     words = ["[PAD]", "[UNK]", *(f"w{i}" for i in range(PIECES - 2))]
