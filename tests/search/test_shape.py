@@ -33,13 +33,13 @@ def test_the_feed_forward_goes_first_then_the_heads_then_the_layers() -> None:
     assert (thinner.layers, thinner.heads) == (6, 12) and 768 <= thinner.intermediate < 1536
     narrow = pick(cost(replace(TEACHER, intermediate=768)) - 1).shape
     assert (narrow.layers, narrow.heads) == (6, 11) and narrow.intermediate >= 64 * 11
-    quarter = replace(TEACHER, heads=3, intermediate=192)
-    assert pick(cost(quarter)).shape == quarter
-    fewer = pick(cost(quarter) - 1).shape
-    assert (fewer.layers, fewer.heads) == (5, 3)
-    last = replace(quarter, layers=1)
+    third = replace(TEACHER, heads=4, intermediate=256)
+    assert pick(cost(third)).shape == third
+    fewer = pick(cost(third) - 1).shape
+    assert (fewer.layers, fewer.heads) == (5, 4)
+    last = replace(third, layers=1)
     assert pick(cost(last)).shape == last
-    assert pick(cost(last) - 1).shape.heads == 2
+    assert pick(cost(last) - 1).shape.heads == 3
 
 
 def test_an_embedding_of_its_own_width_goes_before_the_feed_forward() -> None:
@@ -86,6 +86,6 @@ def test_why_says_what_gave_way() -> None:
     assert "the teacher's own shape fits" in pick(whole).why
     assert "the feed-forward gives way before the width" in pick(whole - 1).why
     assert "every layer is kept" in pick(whole / 3).why
-    assert "6 layers do not fit even at a quarter of the width" in pick(whole / 20).why
+    assert "6 layers do not fit even at a third of the width" in pick(whole / 20).why
     factorised = replace(TEACHER, embedding=384)
     assert "embedding gives way" in pick(cost(factorised) - 1, factorised).why
