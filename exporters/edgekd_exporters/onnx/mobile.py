@@ -7,6 +7,7 @@ build can map; ``required_operators.config`` lists the kernels such a build must
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from edgekd.bundle import Bundle
@@ -38,6 +39,7 @@ def convert(folder: Path, name: str = MODEL) -> tuple[str, ...]:
         disabled_optimizers=_X86_ONLY,
     )
     operators = folder / OPERATORS
+    logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)
     create_config_from_models([folder / MOBILE], operators, enable_type_reduction=True)
     lines = operators.read_text(encoding="utf-8").splitlines()
     kept = [line for line in lines if not line.startswith("#")]  # a comment with our own path
