@@ -68,5 +68,5 @@ def test_the_same_seed_gives_the_same_p():
 
 @pytest.mark.parametrize("bad", [np.zeros((1, 3)), np.array([[1.0, np.nan, 0], [0, 0, 0]])])
 def test_samples_that_cannot_be_compared(bad):
-    with pytest.raises(ValueError, match="samples|finite"):
+    with pytest.raises(ValueError, match=r"samples|finite"):
         energy_test(normal(0, 10, width=3), bad)
