@@ -59,7 +59,8 @@ class QuestionAnswering(Task):
     ) -> dict[str, np.ndarray]:
         """Both logits at the context's tokens, and ``offsets`` int32 [rows, places, 2] of these."""
         encodings = preprocessor.tokens(rows)  # type: ignore[attr-defined]
-        places = self.places(encodings)
+        served = outputs["start_logits"].shape[1]  # a bundle's fixed length may cut
+        places = [where[where < served] for where in self.places(encodings)]
         shape = (len(rows), max(map(len, places)))
         kept = {name: np.zeros(shape, outputs[name].dtype) for name in self.outputs}
         kept["offsets"] = np.zeros((*shape, 2), np.int32)

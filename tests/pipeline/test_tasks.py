@@ -182,7 +182,11 @@ def test_multi_label(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
     (row,) = document["bundles"]
     manifest = Bundle.open(tmp_path / "run" / row["path"]).manifest
     assert manifest.labels == ("card", "money", "thing")
-    config = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
+    student = tmp_path / "run" / "student"
+    code, _ = said(tmp_path, "export", student, "--target", "coreml", "--out", tmp_path / "coreml")
+    assert code == 0  # without a softmax over classes that are independent
+    assert [o.name for o in Bundle.open(tmp_path / "coreml").manifest.outputs] == ["logits"]
+    config = json.loads((student / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
 
 

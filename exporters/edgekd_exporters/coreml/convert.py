@@ -85,6 +85,7 @@ def plan_layout(program: Program, spec: Spec) -> Layout:
     logits = program.outputs[0]
     classes = len(program.labels)
     probabilities = bool(classes) and logits.name == "logits" and logits.shape[-1] == classes
+    probabilities &= not program.task.endswith("/multi-label")  # whose classes do not sum to one
     unique = len(set(program.labels)) == classes
     return Layout(
         system=system,
