@@ -1,6 +1,6 @@
 """Same-intent retrieval and reranking on banking77: what two small students keep of a teacher.
 
-    python benchmarks/retrieval.py --out /tmp/retrieval
+    python benchmarks/retrieval.py --out /tmp/retrieval [--epochs 4] [--queries 3000] [--report]
 
 The teacher is a sentence encoder that never saw banking77. A test question should find the other
 test questions of its intent. The embedding student is the ordinary pipeline's. The cross-encoder
@@ -47,13 +47,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where runs are kept")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--queries", type=int, default=3000, help="training questions to rank")
+    parser.add_argument("--report", action="store_true", help="only write what is finished")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     made = {
         "embedding": lambda: embedding(given.out, given.epochs),
         "cross-encoder": lambda: cross_encoder(given.out, given.epochs, given.queries),
     }
-    rows = [kept(given.out / f"{name}.json", make) for name, make in made.items()]
+    wanted = {
+        n: m for n, m in made.items() if not given.report or (given.out / f"{n}.json").is_file()
+    }
+    rows = [kept(given.out / f"{name}.json", make) for name, make in wanted.items()]
     document = {"schema": "edgekd.benchmark.retrieval/1", "teacher": Path(TEACHER).name}
     text = json.dumps({**document, "rows": rows}, indent=2)
     RESULTS.mkdir(exist_ok=True)
