@@ -1,6 +1,6 @@
 """Same-intent retrieval and reranking on banking77: what two small students keep of a teacher.
 
-    python benchmarks/retrieval.py --out /tmp/retrieval [--epochs 4] [--queries 3000] [--report]
+    python benchmarks/retrieval.py --out /tmp/retrieval [--epochs 2] [--queries 1500] [--report]
 
 The teacher is a sentence encoder that never saw banking77. A test question should find the other
 test questions of its intent. The embedding student is the ordinary pipeline's. The cross-encoder
@@ -45,8 +45,8 @@ SCORES = ("n", "metrics", "metrics_ci", "retained", "retained_ci", "agreement")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="where runs are kept")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--queries", type=int, default=3000, help="training questions to rank")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--queries", type=int, default=1500, help="training questions to rank")
     parser.add_argument("--report", action="store_true", help="only write what is finished")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
