@@ -30,7 +30,7 @@ from edgekd.distill.student import copy_layers, trim_vocabulary
 from edgekd.evaluate.run import evaluate
 from edgekd.infer import predict
 from edgekd.preprocess import Row
-from edgekd.recipe import Training
+from edgekd.sections import Training
 
 RESULTS = Path(__file__).parent / "results"
 ASSETS = Path(os.environ.get("EDGEKD_ASSETS", Path(__file__).parents[2] / "shared"))

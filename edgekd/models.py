@@ -225,7 +225,9 @@ def _pooling(source: str, config: Any, revision: str | None) -> str:
     own = getattr(config, "sentence_pooling", None)
     if own:
         return str(own)
-    modules = [str(m["type"]).rsplit(".", 1)[-1] for m in _json_of(source, "modules.json", revision)]
+    modules = [
+        str(m["type"]).rsplit(".", 1)[-1] for m in _json_of(source, "modules.json", revision)
+    ]
     odd = set(modules) - {"Transformer", "Pooling", "Normalize"}
     settings = dict(_json_of(source, "1_Pooling/config.json", revision))
     chosen = [name for name, value in settings.items() if name.startswith("pooling_mode") and value]

@@ -165,6 +165,10 @@ def _output_shape(
     first = arrays[inputs[0].name]
     shape: list[int | str] = list(value.shape)
     shape[0] = "batch"
-    if inputs[0].shape[1:2] == ("sequence",) and (per_token or len(shape) > 2) and shape[1] == first.shape[1]:
+    if (
+        inputs[0].shape[1:2] == ("sequence",)
+        and (per_token or len(shape) > 2)
+        and shape[1] == first.shape[1]
+    ):
         shape[1] = "sequence"
     return tuple(shape)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekd import infer, models, tasks
-from edgekd.pipeline.learn import signal_spec
+from edgekd.pipeline.signals import signal_spec
 from edgekd.signals import SignalStore, keys
 
 TEXT = tasks.get("text-classification")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edgekd import recipe as recipes
 from edgekd.errors import InputError
-from edgekd.recipe import parse_bytes, parse_factor, parse_milliseconds, parse_share
+from edgekd.quantities import parse_bytes, parse_factor, parse_milliseconds, parse_share
 
 Write = Callable[..., Path]
 VALID: dict[str, Any] = {

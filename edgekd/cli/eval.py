@@ -146,7 +146,7 @@ def _stored(
     """A store holds no class names: its classes stand in the order the student was given."""
     import numpy as np
 
-    from edgekd.pipeline.learn import filled
+    from edgekd.pipeline.signals import filled
     from edgekd.signals import SignalStore, keys
 
     store = SignalStore.open(folder)

@@ -146,7 +146,7 @@ def _show(console: Any, result: GateResult, self_test: bool) -> None:
 
 def _share(text: str) -> float:
     from edgekd.errors import InputError
-    from edgekd.recipe import parse_share
+    from edgekd.quantities import parse_share
 
     try:
         return parse_share(text)

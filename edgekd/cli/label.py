@@ -34,7 +34,7 @@ def label(
     from edgekd.blocks import cut
     from edgekd.errors import InputError
     from edgekd.infer import label_into
-    from edgekd.pipeline.learn import signal_spec
+    from edgekd.pipeline.signals import signal_spec
     from edgekd.signals.store import SignalStore
 
     if dtype not in ("float16", "float32"):

@@ -24,7 +24,7 @@ from edgekd.distill.examples import Examples, SeededOrder
 from edgekd.distill.transfer import Transfer
 from edgekd.errors import InputError
 from edgekd.progress import Advance, track
-from edgekd.recipe import Training
+from edgekd.sections import Training
 from edgekd.tasks import Task
 
 CHECKPOINT_SECONDS = 5.0  # between two checkpoints, and at least fifty times what one costs

@@ -23,7 +23,7 @@ from edgekd.errors import InputError
 from edgekd.tasks import Task
 
 if TYPE_CHECKING:
-    from edgekd.recipe import Distill
+    from edgekd.sections import Distill
 
 # Weights of a recipe beside soft_weight and hard_weight, and the losses they weigh.
 EXTRA_TERMS = {

@@ -18,8 +18,9 @@ from edgekd.errors import InputError
 from edgekd.pipeline import learn, shift, ship, stages
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done, Run
-from edgekd.recipe import Recipe, Tune
+from edgekd.recipe import Recipe
 from edgekd.report.document import Document
+from edgekd.sections import Tune
 
 __all__ = ["distill", "run", "tune"]
 

@@ -15,7 +15,8 @@ from edgekd import blocks, data, tasks
 from edgekd.errors import InputError
 from edgekd.pipeline.stage import Run, content
 from edgekd.preprocess import Row
-from edgekd.recipe import Control, Recipe
+from edgekd.recipe import Recipe
+from edgekd.sections import Control
 
 if TYPE_CHECKING:
     from edgekd.models import LoadedModel

@@ -16,7 +16,6 @@ from edgekd.pipeline.preflight import CUT_OFF
 from edgekd.pipeline.ship import Built, chosen_profiles
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
-from edgekd.recipe import Budget
 from edgekd.report.document import (
     SCHEMA,
     Bench,
@@ -35,6 +34,7 @@ from edgekd.report.document import (
 )
 from edgekd.report.tuning import Tuning
 from edgekd.report.verdict import Line, check, verdict
+from edgekd.sections import Budget
 
 TRAINED_PER_SEED = ("student-no-kd", "student")
 _SCORES = ("n", "metrics", "metrics_ci", "retained", "retained_ci", "agreement", "ece")
@@ -116,14 +116,14 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
 
         from edgekd.evaluate.calibration import expected_calibration_error, reliability
         from edgekd.evaluate.classes import blind_spots
-        from edgekd.pipeline.learn import teacher_outputs
+        from edgekd.pipeline.signals import teacher_outputs
 
         labels = list(context.labels)
         references = context.task.references(context.test, labels)
         outputs: dict[str, Any] = {"teacher": dict(teacher_outputs(context))}
         outputs |= {name: _said(context, name) for name in models if name != "teacher"}
         task = context.task
-        references = task.truth(references, outputs["teacher"])
+        references = list(task.truth(references, outputs["teacher"]))
         spots = []
         both = [task.decisions(outputs[name], references) for name in ("student", "teacher")]
         if both[0] is not None and both[1] is not None:

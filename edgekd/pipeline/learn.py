@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgekd import data
 from edgekd.errors import InputError
-from edgekd.infer import forward, label_into, predict
+from edgekd.infer import predict
 from edgekd.pipeline import preflight, shape
 from edgekd.pipeline.context import Context
-from edgekd.pipeline.stage import Done, fingerprint
+from edgekd.pipeline.signals import label_rows, teacher_outputs
+from edgekd.pipeline.stage import Done
+from edgekd.pipeline.training import fit, train, weight_bytes
 from edgekd.preprocess import Row
-from edgekd.recipe import Control, Training
-from edgekd.tasks import Task
+from edgekd.sections import Control, Training
 
 if TYPE_CHECKING:
-    from edgekd.distill.examples import Signals
-    from edgekd.distill.trainer import Outcome
-    from edgekd.distill.transfer import Taps, Transfer
     from edgekd.models import LoadedModel
-    from edgekd.recipe import Distill, Student
-    from edgekd.signals.store import SignalSpec, SignalStore
+    from edgekd.sections import Distill, Student
 
 READING = (
     "edgekd.audio",
@@ -33,6 +27,7 @@ READING = (
     "edgekd.data",
     "edgekd.media",
     "edgekd.preprocess",
+    "edgekd.sources",
     "edgekd.tasks",
     "edgekd.pipeline.context",
 )
@@ -44,12 +39,15 @@ MODELS = (
     "edgekd.evaluate",
     "edgekd.pipeline.learn",
     "edgekd.pipeline.preflight",
+    "edgekd.pipeline.signals",
 )
 TRAINING = (
     *MODELS,
     "edgekd.distill",
     "edgekd.signals",
+    "edgekd.pipeline.keep",
     "edgekd.pipeline.shape",
+    "edgekd.pipeline.training",
     "edgekd.search.shape",
 )
 SOURCES = ("train", "test", "selection", "unlabelled", "served")
@@ -119,7 +117,7 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
             seed = context.recipe.seed
             teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
         check_shape(context.recipe.student, teacher.model)
-        return _train(context, teacher, spec.fit, scratch, "teacher", context.recipe.seed)
+        return train(context, teacher, spec.fit, scratch, "teacher", context.recipe.seed)
 
     depends = {
         "rows": rows,
@@ -145,16 +143,16 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         teacher, labels = context.teacher, list(context.labels)
         check_shape(recipe.student, teacher.model)
         shape.resolve(context, [*context.train, *context.unlabelled])
-        _label(context, "test", context.test, "float32")
+        label_rows(context, "test", context.test, "float32")
         said = teacher_outputs(context)
         references = context.task.references(context.test, labels)
         preflight.teacher_knows(context.task, said, references, labels, recipe.teacher.model)
         learned_from = [*context.train, *context.unlabelled]
-        _label(context, context.learned, learned_from, "float16")
+        label_rows(context, context.learned, learned_from, "float16")
         return {
             "params": teacher.parameters,
             "revision": teacher.revision,
-            "size_bytes": _weight_bytes(teacher.source) or _memory_bytes(teacher),
+            "size_bytes": weight_bytes(teacher.source) or _memory_bytes(teacher),
             "source": _named(recipe.teacher.model or recipe.teacher.base),
             "evaluation": evaluate(context.task, labels, said, references).to_dict(),
             "longest": context.longest_row or 0,
@@ -213,7 +211,6 @@ def control_rate(context: Context, labelled: Done, spec: Control) -> Done:
     recipe = context.recipe
 
     def make(scratch: Path) -> Mapping[str, Any]:
-        from edgekd.infer import predict
 
         scores: dict[str, float] = {}
         metric = context.task.metrics(context.labels)[0]
@@ -221,7 +218,7 @@ def control_rate(context: Context, labelled: Done, spec: Control) -> Done:
         for rate in spec.learning_rates:
             model = fresh_student(context, [*context.train, *context.unlabelled], recipe.seed)
             settings = recipe.distill.model_copy(update={"learning_rate": rate})
-            _fit(context, model, settings, scratch / f"{rate:g}", "student-no-kd", recipe.seed)
+            fit(context, model, settings, scratch / f"{rate:g}", "student-no-kd", recipe.seed)
             said = predict(model, context.selection, context.task, f"score at {rate:g}")
             scores[f"{rate:g}"] = metric(context.task.decode(said, model.labels), references)
         order = sorted(scores, key=lambda r: scores[r] if metric.lower_is_better else -scores[r])
@@ -265,7 +262,7 @@ def _student(context: Context, labelled: Done, name: str, nth: int, settings: Di
         learned_from = [*context.train, *context.unlabelled]
         chosen = shape.resolve(context, learned_from)
         fresh = fresh_student(context, learned_from, seed, chosen.student)
-        result = _train(context, fresh, settings, scratch, name, seed)
+        result = train(context, fresh, settings, scratch, name, seed)
         source = _describe(chosen.student, context.teacher)
         return {
             **result,
@@ -301,219 +298,6 @@ def _depends(
     }
 
 
-def _train(
-    context: Context, model: LoadedModel, settings: Training, scratch: Path, name: str, seed: int
-) -> Mapping[str, Any]:
-    """Train ``model``, write it, score it on the test rows."""
-    from edgekd.evaluate.run import evaluate
-
-    outcome, kept = _fit(context, model, settings, scratch / "training", name, seed)
-    model.save(scratch / "output")
-    outputs = predict(model, context.test, context.task, f"test {name}")
-    labels = list(model.labels)
-    references = context.task.references(context.test, labels)
-    said = None if name == "teacher" else teacher_outputs(context.judge or context)
-    np.savez(scratch / "output" / "test-outputs.npz", allow_pickle=False, **outputs)
-    return {
-        "params": model.parameters,
-        "size_bytes": _weight_bytes(str(scratch / "output")),
-        "steps": outcome.steps,
-        "train_seconds": outcome.seconds,
-        "history": outcome.history,
-        "gradient_shares": outcome.shares,
-        "kept": kept,
-        "evaluation": evaluate(context.task, labels, outputs, references, said).to_dict(),
-    }
-
-
-def _fit(
-    context: Context, model: LoadedModel, settings: Training, folder: Path, name: str, seed: int
-) -> tuple[Outcome, Mapping[str, Any] | None]:
-    """Train ``model`` in place; say what training did and, where asked, which epoch was kept."""
-    from edgekd.distill import trainer, transfer
-    from edgekd.distill.examples import Examples
-    from edgekd.pipeline.keep import BestEpoch
-    from edgekd.recipe import Distill
-
-    rows: Sequence[Row] = context.train
-    signals: Signals | None = None
-    objective = transfer.hard_labels(context.task, settings.gradient_accumulation)
-    if name != "student-no-kd" and isinstance(settings, Distill):
-        rows = [*context.train, *context.unlabelled]
-        objective = plan(context, settings, model)
-        signals = stored(context, rows, objective.teacher)
-    examples = Examples(rows, context.task, model.preprocessor, model.labels, signals)
-    folder.mkdir(parents=True, exist_ok=True)
-    keeps = settings.keep == "best"
-    best = BestEpoch(context.task, model, context.selection, folder, name) if keeps else None
-    outcome = trainer.train(
-        model.model,
-        examples,
-        objective,
-        settings,
-        seed=seed,
-        folder=folder,
-        what=name,
-        steps=None if name == "teacher" else _student_steps(context),
-        after_epoch=best,
-    )
-    return outcome, best.restore() if best else None
-
-
-def _label(context: Context, split: str, rows: Sequence[Row], dtype: str) -> SignalStore:
-    store = _store(context, split, dtype)
-    label_into(store, context.teacher, rows, context.task, f"label {split}")
-    return store
-
-
-def _store(context: Context, split: str, dtype: str | None = None) -> SignalStore:
-    """The store of a split, one per teacher revision; ``dtype`` makes it where there is none."""
-    from edgekd.signals.store import SignalStore
-
-    teacher = context.teacher
-    folder = context.run.path / "signals" / f"{split}-{teacher.revision[:12]}"
-    top_k = context.top_k if split == context.learned else None
-    spec = signal_spec(teacher, context.task, dtype, top_k) if dtype else None
-    return SignalStore.open(folder, spec)
-
-
-def signal_spec(
-    teacher: LoadedModel, task: Task, dtype: str, top_k: int | None = None
-) -> SignalSpec:
-    """What a store of this teacher's outputs holds.
-
-    Over a vocabulary: the ``top_k`` likeliest tokens of each place, all of them where it is 0,
-    or with None only what scores are made of.
-    """
-    from edgekd.models import example_rows
-    from edgekd.signals.store import Field, SignalSpec
-    from edgekd.signals.topk import topk_fields
-
-    description = json.dumps(teacher.preprocessor.describe(), sort_keys=True)
-    lead = (None,) if task.per_token else ()
-    vocabulary: int = getattr(teacher.model.config, "vocab_size", 0)
-    if not task.over_vocabulary:
-        sample = example_rows(task, teacher.preprocessor, 1)
-        said = task.collect(forward(teacher, sample, task), sample, teacher.preprocessor)
-        kinds = {n: dtype if v.dtype.kind == "f" else v.dtype.name for n, v in said.items()}
-        fields = {n: Field(kinds[n], (*lead, *v.shape[1 + len(lead) :])) for n, v in said.items()}
-    elif top_k:
-        fields = topk_fields(top_k, vocabulary, ragged=True)
-    elif top_k == 0:
-        fields = {"logits": Field(dtype, (*lead, vocabulary))}
-    else:
-        kept = {"nll": "float32", "choice": "int32", "truth": "int32"}
-        fields = {name: Field(kind, lead) for name, kind in kept.items()}
-    if task.over_vocabulary:
-        fields["mask"] = Field("uint8", (None,))
-    return SignalSpec(teacher.revision, description, fields)
-
-
-def intermediate_spec(teacher: LoadedModel, taps: Taps) -> SignalSpec:
-    """Per token: matched hidden states [layers, width], queries, keys and values [3, width]."""
-    from edgekd.distill.transfer import Shape
-    from edgekd.signals.store import Field, SignalSpec
-
-    width = Shape.of(teacher.model).width
-    shapes: dict[str, tuple[int | None, ...]] = {
-        "hidden_states": (None, len(taps.layers), width),
-        "qkv": (None, 3, width),
-        "embedding": (width,),
-    }
-    fields = {name: Field("float16", shapes[name]) for name in sorted(taps.stored)}
-    description = json.dumps({**teacher.preprocessor.describe(), "layers": taps.layers})
-    return SignalSpec(teacher.revision, description, fields)
-
-
-def teacher_outputs(context: Context) -> Mapping[str, np.ndarray]:
-    """What the teacher said about the test rows, in their order."""
-    said = _store(context, "test").get(_keys(context.test))
-    return {name: filled(values) for name, values in said.items()}
-
-
-def filled(values: Any) -> np.ndarray:
-    """Stored signals of several rows as one array; rows with fewer places are filled up."""
-    from edgekd.signals.store import pad
-
-    return pad(values)[0] if isinstance(values, list) else np.asarray(values)
-
-
-def _student_steps(context: Context) -> int:
-    """Steps of student and control alike: unlabelled rows must not give the student more."""
-    from edgekd.distill.trainer import step_count
-
-    return step_count(len(context.train) + len(context.unlabelled), context.recipe.distill)
-
-
-def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
-    """The objective, refused here where it cannot work: nothing has been trained yet."""
-    from edgekd.distill import transfer
-
-    teacher, copied = context.teacher, shape.copied_layers(context, student)
-    if copied and settings.layer_map is None:  # each copied layer against its original
-        settings = settings.model_copy(update={"layer_map": list(enumerate(copied))})
-    if context.task.over_vocabulary and not preflight.same_vocabulary(
-        teacher.preprocessor, student.preprocessor
-    ):
-        raise InputError(
-            "the student has another vocabulary than the teacher, and a distribution over tokens"
-            " needs the same; copy the student's layers without trimming its vocabulary, or take a"
-            " model or config with the teacher's tokenizer"
-        )
-    found = transfer.plan(
-        settings,
-        context.task,
-        teacher.model,
-        student.model,
-        classes=len(teacher.labels) or None,
-        parts=settings.gradient_accumulation,
-    )
-    per_token = found.teacher.stored & {"hidden_states", "qkv"}
-    spans = context.task.name == "question-answering"  # whose places are the tokens themselves
-    if (per_token or spans) and not preflight.same_tokens(
-        teacher.preprocessor, student.preprocessor, context.train
-    ):
-        raise InputError(
-            "the student cuts texts into other tokens than the teacher, so they cannot be matched"
-            " token by token; keep the teacher's tokenizer"
-            + ("" if spans else ", or use the losses on logits and embeddings")
-        )
-    return found
-
-
-def stored(context: Context, rows: Sequence[Row], taps: Taps) -> Signals:
-    """Read rows' signals by position: the logits, and what the objective matches beside them."""
-    keys = _keys(rows)
-    stores = [_store(context, context.learned)]
-    if taps.stored:
-        stores.append(_label_intermediate(context, rows, taps))
-
-    def read(indices: Sequence[int]) -> dict[str, Any]:
-        wanted = keys[list(indices)]
-        return {name: value for store in stores for name, value in store.get(wanted).items()}
-
-    return read
-
-
-def _label_intermediate(context: Context, rows: Sequence[Row], taps: Taps) -> SignalStore:
-    """Store the teacher's intermediate signals in float16, apart from its logits."""
-    from edgekd.signals.store import SignalStore
-
-    teacher = context.teacher
-    spec = intermediate_spec(teacher, taps)
-    name = f"intermediate-{teacher.revision[:12]}-{fingerprint(spec.fields, ())[:8]}"
-    store = SignalStore.open(context.run.path / "signals" / name, spec)
-    with taps.on(teacher.model) as read:
-        label_into(store, teacher, rows, context.task, "label intermediate layers", read=read)
-    return store
-
-
-def _keys(rows: Sequence[Row]) -> np.ndarray:
-    from edgekd.signals.keys import keys
-
-    return keys(rows)
-
-
 def _named(source: str | None) -> str:
     """A model in a report: its id, or the last name of its folder and never the path."""
     if source is None:
@@ -523,11 +307,6 @@ def _named(source: str | None) -> str:
 
 def _memory_bytes(model: LoadedModel) -> int:
     return sum(p.numel() * p.element_size() for p in model.model.parameters())
-
-
-def _weight_bytes(source: str) -> int:
-    files = Path(source).glob("*.safetensors") if Path(source).is_dir() else ()
-    return sum(file.stat().st_size for file in files)
 
 
 def _describe(spec: Student, teacher: LoadedModel) -> str:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgekd.preprocess import Row, TextPreprocessor
-from edgekd.recipe import Recipe, Student
+from edgekd.recipe import Recipe
 from edgekd.search.shape import Shape, choose
+from edgekd.sections import Student
 
 if TYPE_CHECKING:
     from edgekd.distill.student.anatomy import Sizes, Weights

@@ -21,7 +21,7 @@ from edgekd.pipeline.context import Context, spread
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
 from edgekd.progress import track
-from edgekd.recipe import Target
+from edgekd.sections import Target
 
 BUNDLING = (
     "edgekd.bundle",
@@ -212,7 +212,7 @@ def score(context: Context, built: Built, labelled: Done) -> Done:
 
     def make(scratch: Path) -> Mapping[str, Any]:
         from edgekd.evaluate.run import evaluate, run_session
-        from edgekd.pipeline.learn import teacher_outputs
+        from edgekd.pipeline.signals import teacher_outputs
 
         bundle = Bundle.open(context.run.path / built.path)
         labels = bundle.manifest.labels

@@ -17,7 +17,8 @@ from typing import Any
 from edgekd.pipeline import learn
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done, Run
-from edgekd.recipe import Recipe, Stage, Student, Teacher
+from edgekd.recipe import Recipe
+from edgekd.sections import Stage, Student, Teacher
 
 _ROWS = ("test", "_train_and_overlap", "_split", "unlabelled", "labels")  # of every stage alike
 

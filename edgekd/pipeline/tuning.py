@@ -26,12 +26,15 @@ from edgekd import data
 from edgekd.errors import InputError, nearest
 from edgekd.pipeline import learn
 from edgekd.pipeline.context import HELD_OUT, Context
+from edgekd.pipeline.signals import filled, stored
 from edgekd.pipeline.stage import Done, fingerprint
+from edgekd.pipeline.training import plan
 from edgekd.preprocess import Row
 from edgekd.progress import say
-from edgekd.recipe import Distill, Recipe, Student, Tune
+from edgekd.recipe import Recipe
 from edgekd.search.hyperparameters import Report, Study, Trial
 from edgekd.search.journal import locked
+from edgekd.sections import Distill, Student, Tune
 from edgekd.space import Choices, Range, Space
 
 if TYPE_CHECKING:
@@ -130,8 +133,8 @@ class Tuning:
         if any(reference is not None for reference in found):
             return found
         # Rows without answers are judged by what the teacher said of them, which is stored.
-        read = learn.stored(self.context, held, Taps(frozenset()))
-        said = {k: learn.filled(v) for k, v in read(range(len(held))).items()}
+        read = stored(self.context, held, Taps(frozenset()))
+        said = {k: filled(v) for k, v in read(range(len(held))).items()}
         return list(task.truth(found, said))
 
     def check(self) -> None:
@@ -171,9 +174,9 @@ class Tuning:
         trial.recipe = apply(self.context.recipe, values, self.settings.epochs)
         distill, seed = trial.recipe.distill, trial.recipe.seed
         student = learn.fresh_student(trial, self.learned_from, seed)
-        objective = learn.plan(trial, distill, student)
+        objective = plan(trial, distill, student)
         with locked(self.folder / "label.lock"):  # intermediate signals are stored at first need
-            signals = learn.stored(trial, self.learned_from, objective.teacher)
+            signals = stored(trial, self.learned_from, objective.teacher)
         examples = Examples(
             self.learned_from, trial.task, student.preprocessor, student.labels, signals
         )

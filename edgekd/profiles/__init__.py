@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekd.errors import InputError, nearest
-from edgekd.recipe import Budget, Bytes
+from edgekd.quantities import Bytes
+from edgekd.sections import Budget
 
 __all__ = ["Figure", "Price", "Profile", "Runtime", "available", "load"]
 

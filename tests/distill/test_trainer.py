@@ -15,7 +15,7 @@ from edgekd.distill.examples import Examples
 from edgekd.errors import InputError
 from edgekd.models import LoadedModel
 from edgekd.preprocess import ImagePreprocessor
-from edgekd.recipe import Distill, Training
+from edgekd.sections import Distill, Training
 
 TASK = tasks.get("image-classification")
 LABELS = ("dark", "bright")

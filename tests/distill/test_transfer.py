@@ -7,7 +7,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from edgekd import tasks
 from edgekd.distill import transfer
 from edgekd.errors import InputError
-from edgekd.recipe import Distill
+from edgekd.sections import Distill
 
 TEXT = tasks.get("text-classification")
 

@@ -29,7 +29,9 @@ def test_the_weights_of_the_best_epoch_come_back(tmp_path: Path) -> None:
     def epoch(favour: int) -> None:
         bias.data[:] = 0  # type: ignore[union-attr, index]
         bias.data[favour] = 1  # type: ignore[union-attr, index]
-        best = BestEpoch(task, model, rows, tmp_path, "x")  # as after a kill: what is best lies there
+        best = BestEpoch(
+            task, model, rows, tmp_path, "x"
+        )  # as after a kill: what is best lies there
         assert best() is False
 
     for favour in (1, 0, 1):

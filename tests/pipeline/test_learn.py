@@ -12,7 +12,7 @@ import pytest
 from edgekd import infer
 from edgekd import recipe as recipes
 from edgekd.errors import InputError
-from edgekd.pipeline import learn
+from edgekd.pipeline import learn, signals
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Run
 
@@ -63,8 +63,8 @@ def test_the_teacher_is_asked_once_for_each_content(
     done = learn.label(context, learn.read(context), None)
     assert sum(asked) == 96 + 48  # one training row stands there twice
     assert done.result["evaluation"]["metrics"]["accuracy"] > 0.6
-    said = learn.teacher_outputs(context)["logits"]
-    expected = real(context.teacher, context.test, ["logits"])["logits"]
+    said = signals.teacher_outputs(context)["logits"]
+    expected = real(context.teacher, context.test, context.task)["logits"]
     np.testing.assert_allclose(said, expected, rtol=1e-4, atol=1e-4)
 
     asked.clear()

@@ -8,7 +8,7 @@ import pytest
 
 from edgekd.pipeline.document import _limits
 from edgekd.profiles import Profile
-from edgekd.recipe import Budget
+from edgekd.sections import Budget
 
 MB = 1_000_000
 

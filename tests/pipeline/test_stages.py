@@ -12,7 +12,7 @@ import pytest
 from edgekd import pipeline, recipe
 from edgekd.errors import InputError
 from edgekd.pipeline.stages import _from_teacher
-from edgekd.recipe import Student
+from edgekd.sections import Student
 
 BERT = {
     "model_type": "bert",

@@ -19,9 +19,9 @@ from edgekd.errors import InputError
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Run
 from edgekd.pipeline.tuning import Tuning, apply, default_space
-from edgekd.recipe import Tune
 from edgekd.report.document import Document
 from edgekd.report.html import render
+from edgekd.sections import Tune
 from edgekd.space import Choices, Range
 
 Write = Callable[..., Path]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgekd.models import LoadedModel
-    from edgekd.recipe import Student
+    from edgekd.sections import Student
 
 __all__ = [
     "build",

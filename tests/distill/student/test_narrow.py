@@ -21,7 +21,7 @@ from edgekd.distill.student.anatomy import Sizes, dissect, wanted_sizes
 from edgekd.distill.student.narrow import fold
 from edgekd.errors import InputError
 from edgekd.models import LoadedModel
-from edgekd.recipe import Student
+from edgekd.sections import Student
 
 TEXT, IMAGE = tasks.get("text-classification"), tasks.get("image-classification")
 TINY: dict[str, Any] = {

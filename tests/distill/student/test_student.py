@@ -15,7 +15,7 @@ from edgekd.distill.student import build, copy_layers, trim_vocabulary
 from edgekd.errors import InputError
 from edgekd.infer import forward
 from edgekd.models import LoadedModel
-from edgekd.recipe import Student
+from edgekd.sections import Student
 
 TEXT = tasks.get("text-classification")
 TEXTS = ["my card please", "where is the money", "not how long"]

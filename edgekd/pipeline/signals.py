@@ -1,0 +1,132 @@
+"""The teacher's signals in a run: what is stored, under which name, and how it is read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekd.infer import forward, label_into
+from edgekd.pipeline.context import Context
+from edgekd.pipeline.stage import fingerprint
+from edgekd.preprocess import Row
+from edgekd.tasks import Task
+
+if TYPE_CHECKING:
+    from edgekd.distill.examples import Signals
+    from edgekd.distill.transfer import Taps
+    from edgekd.models import LoadedModel
+    from edgekd.signals.store import SignalSpec, SignalStore
+
+
+def label_rows(context: Context, split: str, rows: Sequence[Row], dtype: str) -> SignalStore:
+    store = store_of(context, split, dtype)
+    label_into(store, context.teacher, rows, context.task, f"label {split}")
+    return store
+
+
+def store_of(context: Context, split: str, dtype: str | None = None) -> SignalStore:
+    """The store of a split, one per teacher revision; ``dtype`` makes it where there is none."""
+    from edgekd.signals.store import SignalStore
+
+    teacher = context.teacher
+    folder = context.run.path / "signals" / f"{split}-{teacher.revision[:12]}"
+    top_k = context.top_k if split == context.learned else None
+    spec = signal_spec(teacher, context.task, dtype, top_k) if dtype else None
+    return SignalStore.open(folder, spec)
+
+
+def signal_spec(
+    teacher: LoadedModel, task: Task, dtype: str, top_k: int | None = None
+) -> SignalSpec:
+    """What a store of this teacher's outputs holds.
+
+    Over a vocabulary: the ``top_k`` likeliest tokens of each place, all of them where it is 0,
+    or with None only what scores are made of.
+    """
+    from edgekd.models import example_rows
+    from edgekd.signals.store import Field, SignalSpec
+    from edgekd.signals.topk import topk_fields
+
+    description = json.dumps(teacher.preprocessor.describe(), sort_keys=True)
+    lead = (None,) if task.per_token else ()
+    vocabulary: int = getattr(teacher.model.config, "vocab_size", 0)
+    if not task.over_vocabulary:
+        sample = example_rows(task, teacher.preprocessor, 1)
+        said = task.collect(forward(teacher, sample, task), sample, teacher.preprocessor)
+        kinds = {n: dtype if v.dtype.kind == "f" else v.dtype.name for n, v in said.items()}
+        fields = {n: Field(kinds[n], (*lead, *v.shape[1 + len(lead) :])) for n, v in said.items()}
+    elif top_k:
+        fields = topk_fields(top_k, vocabulary, ragged=True)
+    elif top_k == 0:
+        fields = {"logits": Field(dtype, (*lead, vocabulary))}
+    else:
+        kept = {"nll": "float32", "choice": "int32", "truth": "int32"}
+        fields = {name: Field(kind, lead) for name, kind in kept.items()}
+    if task.over_vocabulary:
+        fields["mask"] = Field("uint8", (None,))
+    return SignalSpec(teacher.revision, description, fields)
+
+
+def intermediate_spec(teacher: LoadedModel, taps: Taps) -> SignalSpec:
+    """Per token: matched hidden states [layers, width], queries, keys and values [3, width]."""
+    from edgekd.distill.transfer import Shape
+    from edgekd.signals.store import Field, SignalSpec
+
+    width = Shape.of(teacher.model).width
+    shapes: dict[str, tuple[int | None, ...]] = {
+        "hidden_states": (None, len(taps.layers), width),
+        "qkv": (None, 3, width),
+        "embedding": (width,),
+    }
+    fields = {name: Field("float16", shapes[name]) for name in sorted(taps.stored)}
+    description = json.dumps({**teacher.preprocessor.describe(), "layers": taps.layers})
+    return SignalSpec(teacher.revision, description, fields)
+
+
+def teacher_outputs(context: Context) -> Mapping[str, np.ndarray]:
+    """What the teacher said about the test rows, in their order."""
+    said = store_of(context, "test").get(keys_of(context.test))
+    return {name: filled(values) for name, values in said.items()}
+
+
+def filled(values: Any) -> np.ndarray:
+    """Stored signals of several rows as one array; rows with fewer places are filled up."""
+    from edgekd.signals.store import pad
+
+    return pad(values)[0] if isinstance(values, list) else np.asarray(values)
+
+
+def stored(context: Context, rows: Sequence[Row], taps: Taps) -> Signals:
+    """Read rows' signals by position: the logits, and what the objective matches beside them."""
+    keys = keys_of(rows)
+    stores = [store_of(context, context.learned)]
+    if taps.stored:
+        stores.append(_label_intermediate(context, rows, taps))
+
+    def read(indices: Sequence[int]) -> dict[str, Any]:
+        wanted = keys[list(indices)]
+        return {name: value for store in stores for name, value in store.get(wanted).items()}
+
+    return read
+
+
+def _label_intermediate(context: Context, rows: Sequence[Row], taps: Taps) -> SignalStore:
+    """Store the teacher's intermediate signals in float16, apart from its logits."""
+    from edgekd.signals.store import SignalStore
+
+    teacher = context.teacher
+    spec = intermediate_spec(teacher, taps)
+    name = f"intermediate-{teacher.revision[:12]}-{fingerprint(spec.fields, ())[:8]}"
+    store = SignalStore.open(context.run.path / "signals" / name, spec)
+    with taps.on(teacher.model) as read:
+        label_into(store, teacher, rows, context.task, "label intermediate layers", read=read)
+    return store
+
+
+def keys_of(rows: Sequence[Row]) -> np.ndarray:
+    from edgekd.signals.keys import keys
+
+    return keys(rows)
