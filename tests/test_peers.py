@@ -1,26 +1,32 @@
-"""The arithmetic of the comparison with the peers, on numbers made by hand."""
+"""The comparison with the peers: its arithmetic on numbers made by hand, its rows and cases."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from edgekd import data, tasks
+from edgekd.errors import InputError
 
-@pytest.fixture(scope="module")
-def judge() -> ModuleType:
-    file = Path(__file__).parents[1] / "benchmarks" / "peers" / "judge.py"
-    spec = importlib.util.spec_from_file_location("peers_judge", file)
+
+def load(name: str) -> ModuleType:
+    file = Path(__file__).parents[1] / "benchmarks" / "peers" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"peers_{name}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def judge() -> ModuleType:
+    return load("judge")
 
 
 def rounds(ratio: float, noise: float, count: int = 20, turns: int = 8) -> list[dict[str, list]]:
@@ -82,3 +88,40 @@ def test_size_is_exact(judge: ModuleType, ours: int, small: bool, ahead: bool) -
     timed = judge.latency(rounds(1.0, 0.0), "ours", "theirs")
     verdict = judge.judge(timed, same, same, (ours, 10))
     assert verdict.small is small and ("size" in verdict.ahead) is ahead
+
+
+@pytest.mark.parametrize("task", ["image-classification", "audio-classification"])
+def test_held_out_rows_are_read_back_as_they_were(task: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = [
+        {"image": random.integers(0, 256, (8, 8), np.uint8), "label": label}
+        if task == "image-classification"
+        else {
+            "audio": random.uniform(-1, 1, 900).astype(np.float32),
+            "sampling_rate": 8000,
+            "label": label,
+        }
+        for label in ("a", "a", "b")
+    ]
+    folder = load("cases")._write(rows, tmp_path)
+    found = data.read_rows(str(folder), tasks.get(task))
+    assert [row["label"] for row in found] == ["a", "a", "b"]
+    assert list(map(data.content_key, found)) == list(map(data.content_key, rows))
+
+
+def test_a_student_is_looked_for_in_each_folder_of_runs(tmp_path: Path) -> None:
+    cases, runs = load("cases"), [tmp_path / "first", tmp_path / "second"]
+    with pytest.raises(InputError, match=r"first.* or .*second.*train it"):
+        cases.known("digits", runs)
+    (runs[1] / "digits" / "student").mkdir(parents=True)
+    assert cases.known("digits", runs).student == runs[1] / "digits" / "student"
+
+
+def test_texts_for_histograms_have_one_length_and_no_padding(bert_dir: Path) -> None:
+    rows = [{"text": np.array(text)} for text in ("my", "my card", "my card was lost", "card lost")]
+    encode = load("encode")
+    lengths = [feed["input_ids"].shape for feed in encode.encode(bert_dir, rows)]
+    even = encode.of_one_length(bert_dir, rows)
+    assert len({shape for shape in lengths}) > 1
+    assert {feed["input_ids"].shape for feed in even} == {(1, int(np.median(lengths, 0)[1]))}
+    assert all(feed["attention_mask"].all() for feed in even)

@@ -198,7 +198,8 @@ def _session(bundle: Bundle) -> Any:
 
 
 def _raw(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("text", "text_pair", "image", "audio") if name in row}
+    names = ("text", "text_pair", "image", "audio", "sampling_rate")
+    return {name: row[name] for name in names if name in row}
 
 
 def _sources() -> list[Path]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekd import data, tasks
+from edgekd import audio, data, tasks
 from edgekd.errors import InputError
 
 HELD_OUT = 0.1  # of the training rows, to choose a precision on and to calibrate with
@@ -25,15 +25,17 @@ class Case:
     test: str
 
 
-def known(name: str, runs: Path) -> Case:
-    """A case by name, its student where ``edgekd run`` leaves it under ``runs``.
+def known(name: str, runs: Sequence[Path]) -> Case:
+    """A case by name, its student where ``edgekd run`` leaves it: the first found under ``runs``.
 
     Raises :class:`InputError` with the reason where the student or the data is not there.
     """
     shared = {"banking77": "text-classification", "fsdd": "audio-classification"}
-    student = runs / name / "student"
-    if not student.is_dir():
-        raise InputError(f"no student in {student}; train it with examples/{name}.yaml")
+    folders = [folder / name / "student" for folder in runs]
+    student = next(filter(Path.is_dir, folders), None)
+    if student is None:
+        places = " or ".join(map(str, folders))
+        raise InputError(f"no student in {places}; train it with examples/{name}.yaml")
     if name == "digits":
         image = "image-classification"
         return Case(name, image, student, "builtin:digits/train", "builtin:digits/test")
@@ -76,5 +78,5 @@ def _write(rows: Sequence[dict[str, Any]], work: Path) -> Path:
 
             Image.fromarray(row["image"]).save(place.with_suffix(".png"))
         else:
-            raise InputError("held-out sounds cannot be written yet")
+            audio.write(place.with_suffix(".wav"), row)
     return folder

@@ -117,7 +117,13 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cases", nargs="*", help="banking77, digits, fsdd, lengths")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="holds NAME/student")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[Path("runs")],
+        help="folders that hold NAME/student",
+    )
     parser.add_argument("--work", type=Path, required=True, help="what is made is kept here")
     parser.add_argument("--rounds", type=int, default=Protocol.rounds)
     parser.add_argument("--out", type=Path, default=RESULTS / "peers.json")

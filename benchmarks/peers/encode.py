@@ -12,36 +12,45 @@ from typing import Any
 import numpy as np
 
 
-def encode(
-    student: Path, rows: Sequence[Mapping[str, np.ndarray]], length: int | None = None
-) -> list[dict[str, np.ndarray]]:
-    """Model inputs of each row, batch 1; ``length`` pads texts to that many tokens."""
+def encode(student: Path, rows: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Model inputs of each row, batch 1."""
     if "text" in rows[0]:
-        return [_text(_tokenizer(student), row, length) for row in rows]
+        return _texts(student, rows)
     from transformers import AutoFeatureExtractor, AutoImageProcessor
 
     if "image" in rows[0]:
         images = AutoImageProcessor.from_pretrained(student, use_fast=False)
         return [_image(images, row["image"]) for row in rows]
     sounds = AutoFeatureExtractor.from_pretrained(student)
-    return [_arrays(sounds(row["audio"], sampling_rate=sounds.sampling_rate)) for row in rows]
+    return [_arrays(sounds(row["audio"], sampling_rate=int(row["sampling_rate"]))) for row in rows]
 
 
-_tokenizers: dict[Path, Any] = {}
+def of_one_length(
+    student: Path, rows: Sequence[Mapping[str, np.ndarray]]
+) -> list[dict[str, np.ndarray]]:
+    """Texts cut to their median length, batch 1; those that are shorter are left out."""
+    lengths = [feed["input_ids"].shape[1] for feed in _texts(student, rows)]
+    length = int(np.median(lengths))
+    long = [row for row, own in zip(rows, lengths, strict=True) if own >= length]
+    return _texts(student, long, max_length=length)
 
 
-def _tokenizer(student: Path) -> Any:
+def _texts(
+    student: Path, rows: Sequence[Mapping[str, np.ndarray]], **limits: int
+) -> list[dict[str, np.ndarray]]:
     from transformers import AutoTokenizer
 
-    if student not in _tokenizers:
-        _tokenizers[student] = AutoTokenizer.from_pretrained(student)
-    return _tokenizers[student]
-
-
-def _text(tokenizer: Any, row: Mapping[str, np.ndarray], length: int | None) -> dict[str, Any]:
-    texts = [str(row[name]) for name in ("text", "text_pair") if name in row]
-    padding = {"padding": "max_length", "max_length": length} if length else {}
-    return _arrays(tokenizer(*[[text] for text in texts], truncation=True, **padding))
+    tokenizer = AutoTokenizer.from_pretrained(student)
+    return [
+        _arrays(
+            tokenizer(
+                *([str(row[name])] for name in ("text", "text_pair") if name in row),
+                truncation=True,
+                **limits,
+            )
+        )
+        for row in rows
+    ]
 
 
 def _image(processor: Any, image: np.ndarray) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ LENGTHS = (16, 64, 128)
 PIECES, SENTENCES = 2000, 64
 
 
-def compare(runs: Path, work: Path, protocol: Protocol) -> dict[str, Any]:
+def compare(runs: Sequence[Path], work: Path, protocol: Protocol) -> dict[str, Any]:
     """banking77's student and a seeded 4-layer, 256-wide BERT, each at every length."""
     students = {
         "banking77": cases.known("banking77", runs).student,

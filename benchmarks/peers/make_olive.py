@@ -26,7 +26,12 @@ from olive.passes.onnx.rtn_quantization import OnnxBlockWiseRtnQuantization
 from olive.passes.onnx.transformer_optimization import OrtTransformersOptimization
 
 CALIBRATIONS = ("MinMax", "Percentile", "Entropy")
-FAMILIES = {"bert": "bert", "distilbert": "bert", "vit": "vit"}  # its optimizer's model types
+FAMILIES = {
+    "bert": "bert",
+    "distilbert": "bert",
+    "vit": "vit",
+    "audio-spectrogram-transformer": "vit",
+}  # its optimizer's model types
 
 
 def main() -> None:
@@ -74,7 +79,7 @@ def main() -> None:
                         "per_channel": channels,
                         "data_config": {
                             "name": "calibration",
-                            "load_dataset_config": {"type": "calibration_rows"},
+                            "load_dataset_config": {"type": f"{method.lower()}_rows"},
                             "dataloader_config": {"type": "no_auto_batch_dataloader"},
                             "pre_process_data_config": {"type": "skip_pre_process"},
                             "post_process_data_config": {"type": "skip_post_process"},
@@ -110,17 +115,18 @@ def _with_inputs(student: Any, job: produce.Job, example: dict[str, list[int]]) 
         "input_shapes": [example[name]],
         "input_types": ["float32"],
         "output_names": ["logits"],
-        "dynamic_axes": {name: {"0": "batch"} | ({"1": "time"} if name == "input_values" else {})},
+        # Samples come in any number; images and filter banks are of one size.
+        "dynamic_axes": {name: {"0": "batch"} | ({"1": "time"} if len(example[name]) == 2 else {})},
     }
     return HfModelHandler(str(job.student), task=job.task, io_config=config)
 
 
 def _register(job: produce.Job) -> None:
-    """The calibration rows as a data set that Olive's data configuration can name."""
-
-    @Registry.register_dataset("calibration_rows")
-    def calibration_rows(**_: Any) -> list[tuple[dict[str, Any], int]]:
-        return [({k: torch.from_numpy(v) for k, v in feed.items()}, 0) for feed in job.calibration]
+    """The calibration rows of each method as a data set that Olive's configuration can name."""
+    for method in CALIBRATIONS:
+        feeds = job.calibration if method == "MinMax" else job.even
+        tensors = [({k: torch.from_numpy(v) for k, v in feed.items()}, 0) for feed in feeds]
+        Registry.register_dataset(f"{method.lower()}_rows")(lambda _kept=tensors, **_: _kept)
 
 
 if __name__ == "__main__":

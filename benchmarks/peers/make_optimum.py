@@ -68,7 +68,7 @@ def static(
     base: Callable[[], Path], method: str, channels: bool, job: produce.Job, folder: Path
 ) -> Path:
     names = produce.inputs(base() / "model.onnx")
-    feeds = produce.fitting(job.calibration, names)
+    feeds = produce.fitting(job.calibration if method == "minmax" else job.even, names)
     data = Dataset.from_list([{k: v[0].tolist() for k, v in feed.items()} for feed in feeds])
     config: Any = AutoQuantizationConfig.avx512_vnni(is_static=True, per_channel=channels)
     quantizer = ORTQuantizer.from_pretrained(base(), file_name="model.onnx")

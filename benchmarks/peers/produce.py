@@ -24,12 +24,18 @@ import rows
 
 @dataclass(frozen=True)
 class Job:
-    """What a peer's script is asked to do; texts of ``calibration`` are padded to one length."""
+    """What a peer's script is asked to do.
+
+    ``calibration`` is not padded: an export writes padding's mask as minus infinity, and a range
+    that ends there is useless. The calibrators that count histograms want inputs of one shape:
+    ``even`` has the texts cut to their median length, without the shorter ones.
+    """
 
     student: Path
     task: str
     test: list[dict[str, np.ndarray]]
     calibration: list[dict[str, np.ndarray]]
+    even: list[dict[str, np.ndarray]]
     out: Path
     only: tuple[str, ...]  # recipes; all of them where empty
 
@@ -45,14 +51,13 @@ def arguments(description: str) -> Job:
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     raw = rows.read(asked.calibration)
-    longest = None
-    if "text" in raw[0]:
-        longest = max(e["input_ids"].shape[1] for e in encode.encode(asked.student, raw))
+    calibration = encode.encode(asked.student, raw)
     return Job(
         student=asked.student,
         task=asked.task,
         test=encode.encode(asked.student, rows.read(asked.rows)),
-        calibration=encode.encode(asked.student, raw, longest),
+        calibration=calibration,
+        even=encode.of_one_length(asked.student, raw) if "text" in raw[0] else calibration,
         out=asked.out,
         only=tuple(asked.only),
     )

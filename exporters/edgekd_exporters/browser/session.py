@@ -49,9 +49,10 @@ class BrowserSession:
 
         Options: ``device`` (``wasm``, the default, ``webgpu``, or ``webgpu-software``, which gives
         WebGPU's numbers without a GPU and is a reference, not a measurement) and ``time_limit``,
-        seconds that the page may take over one question. Raises :class:`MissingDependency` without Playwright,
-        Chromium, npm or the WebGPU adapter asked for, :class:`InputError` where onnxruntime-web
-        cannot load the model and :class:`InconclusiveError` where the page crashes or hangs.
+        seconds that the page may take over one question. Raises :class:`MissingDependency` without
+        Playwright, Chromium, npm or the WebGPU adapter asked for, :class:`InputError` where
+        onnxruntime-web cannot load the model and :class:`InconclusiveError` where the page
+        crashes or hangs.
         """
         self._runtime = runtime = runtime or Runtime()
         self._device, self._limit = _options(runtime.options)
