@@ -166,8 +166,12 @@ def markdown(report: dict[str, Any]) -> str:
         mark = "within" if trial["within"] else "missed"
         tried.append(
             f"| {trial['precision']} | {kept} | {trial['drop']:.4f} | {trial['latency_ms']:.3f} |"
-            f" {trial['size_bytes']:,} | {mark} |"
+            f" {trial['size_bytes']:,} | {'; '.join(filter(None, (mark, trial['note'])))} |"
         )
+    costs = ["| in float alone | damage that remains |", "|---|---|"]
+    for item in report["ranking"]:
+        remaining = "no number" if item["remaining"] is None else f"{item['remaining']:.3f}"
+        costs.append(f"| {item['group']} | {remaining} |")
     kept = ", ".join(found["kept"]) or "nothing"
     return "\n".join(
         [
@@ -178,6 +182,11 @@ def markdown(report: dict[str, Any]) -> str:
             f"Kept in float: {kept}. Tried on {report['rows']['select']} rows held out of training:",
             "",
             *tried,
+            "",
+            "What each block costs: the mean squared distance of the logits from the float model's"
+            " while that block alone is back in float, the costliest first.",
+            "",
+            *costs,
             "",
         ]
     )

@@ -215,6 +215,9 @@ def _show(console: Any, document: dict[str, Any]) -> None:
         f" {units.size(document['size_bytes'])}; outputs within"
         f" {document['relative_error']:.1e} of the model it was made from"
     )
+    if "search" in document:
+        kept = ", ".join(document["search"]["chosen"]["kept"]) or "nothing"
+        console.print(f"auto chose {document['precision']}; put back to float: {kept}")
     scored = document.get("evaluation")
     if scored:
         name, value = next(iter(scored["metrics"].items()))

@@ -6,6 +6,7 @@ timed under the profile. Bundles are made once and kept in a work folder while t
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,16 +15,28 @@ from typing import Any
 import numpy as np
 
 from edgekd import tasks
+from edgekd.bench.statistics import Interval
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError, VerificationError
-from edgekd.evaluate.run import predict
+from edgekd.evaluate.run import predict, run_session
 from edgekd.exporter import Exporter, Plan
 from edgekd.preprocess import Row
 from edgekd.profiles import Profile
 from edgekd.progress import say
-from edgekd.search.precision import Budget, Candidate, Choice, Cost, Scores, Trial, choose, coarse
+from edgekd.search.precision import (
+    Budget,
+    Candidate,
+    Choice,
+    Cost,
+    Ratio,
+    Scores,
+    Trial,
+    choose,
+    coarse,
+)
 
 ROUNDS, SECONDS = 3, 0.3  # of each timing: enough to rank rungs, the report measures again
+RACE_ROUNDS = 7  # of the finalists, side by side
 
 
 @dataclass(frozen=True)
@@ -44,9 +57,13 @@ class Search:
             return self.base
         folder = self.work / _folder(candidate)
         if not (folder / "bundle.json").is_file():
-            plan = Plan(candidate.precision, dict.fromkeys(candidate.kept, manifest.precision))
-            return self.exporter.compress(self.base, plan, self.calibration, folder)
+            return self.exporter.compress(self.base, self.plan(candidate), self.calibration, folder)
         return Bundle.open(folder)
+
+    def plan(self, candidate: Candidate) -> Plan:
+        return Plan(
+            candidate.precision, dict.fromkeys(candidate.kept, self.base.manifest.precision)
+        )
 
     def accuracy(self, candidate: Candidate) -> float:
         """The main metric on the selection split."""
@@ -56,7 +73,7 @@ class Search:
         return task.metrics(labels)[0](decoded, task.references(self.selection, labels))
 
     def cost(self, candidate: Candidate) -> Cost:
-        """The median under the profile, timed beside the float bundle's, and the size."""
+        """The median under the profile, timed alone, and the size."""
         from edgekd.bench.measure import measure
 
         made = self.bundle(candidate)
@@ -76,11 +93,53 @@ class Search:
         say(f"  {made.manifest.target} {_name(candidate)}: {cost.latency_ms:.3f} ms")
         return cost
 
+    def race(self, candidates: Sequence[Candidate]) -> Ratio:
+        """Time ``candidates`` in interleaved fresh processes; return the ratio of any two."""
+        from edgekd.bench.measure import compare
+
+        assert self.profile is not None
+        say(f"  {self.base.manifest.target}: {len(candidates)} are close, timed side by side")
+        made = {_name(candidate): self.bundle(candidate).path for candidate in candidates}
+        found = compare(
+            made,
+            self.profile.model_copy(update={"clients": ()}),
+            self.selection,
+            rounds=RACE_ROUNDS,
+            seconds=SECONDS,
+            memory=False,
+            settings=False,
+        )
+
+        def ratio(above: Candidate, below: Candidate) -> Interval:
+            interval = found.ratio(_name(above), _name(below))
+            assert interval is not None  # each was timed alone before
+            return interval
+
+        return ratio
+
     def damage(self, candidate: Candidate) -> float:
-        """Mean squared distance of the golden outputs from the float bundle's."""
+        """Mean squared distance of the golden outputs from the float bundle's.
+
+        The candidate is not kept as a bundle, so it may be further off than one may leave with:
+        in a network that collapses, putting one group back never suffices, and still says much.
+        Raises :class:`VerificationError` where its outputs are not numbers.
+        """
+        if candidate == Candidate(self.base.manifest.precision):
+            return 0.0
         rows, _, expected = self.base.golden()
-        found = predict(self.bundle(candidate), rows)
-        return float(np.mean([np.square(found[k] - v).mean() for k, v in expected.items()]))
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            stage = Path(folder)
+            plan = self.plan(candidate)
+            manifest = self.exporter.write_compressed(self.base, plan, self.calibration, stage)
+            session = self.exporter.open(Bundle(stage, manifest))
+            try:  # one by one, as a device does
+                found = run_session(session, self.base, rows, batch_size=1)
+            finally:
+                session.close()
+        damage = float(np.mean([np.square(found[k] - v).mean() for k, v in expected.items()]))
+        if not np.isfinite(damage):
+            raise VerificationError(f"the outputs of {_name(candidate)} are not numbers")
+        return damage
 
 
 def auto(
@@ -94,7 +153,8 @@ def auto(
         raise InputError("precision auto chooses on labelled rows that are not the test data")
     names = list(ladder or _ladder(search.exporter, search.base))
     groups = coarse([group.name for group in search.exporter.groups(search.base)])
-    scores = Scores(search.accuracy, search.cost, search.damage)
+    race = search.race if search.profile else None
+    scores = Scores(search.accuracy, search.cost, search.damage, race)
     choice = choose(names, groups, scores, Budget(max_drop))
     if choice.chosen is None:
         raise VerificationError(nearest_miss(choice, max_drop))

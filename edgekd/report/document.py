@@ -165,6 +165,7 @@ class Trial(Part):
     larger: bool = False
     failure: str | None = None
     refused: bool = False  # made, but its outputs were too far off to keep
+    note: str | None = None  # of those timed side by side: how they compared
 
 
 class Sensitivity(Part):

@@ -4,7 +4,9 @@ First every rung of the ladder is tried on the whole model. Where a rung that wo
 than the best one inside the budget misses it, the groups that cost the accuracy are found: each
 is put back to float alone, the groups are ranked by what that repairs, and the worst are put
 back together until the budget is met. (NNCF's ``quantize_with_accuracy_control`` reverts in the
-same order.) Nothing here knows what a bundle is: candidates are names, scores are functions.
+same order.) Those that come out about equally fast are then timed side by side, since a rung timed
+alone may owe its place to a quiet moment. Nothing here knows what a bundle is: candidates are
+names, scores are functions.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from edgekd.bench.statistics import Interval
 from edgekd.errors import EdgekdError, InputError, VerificationError
 
 
@@ -44,7 +47,8 @@ class Trial:
     """One candidate and what came out: a row of the report.
 
     ``failure`` says why a candidate could not be made or measured; its figures are then None.
-    ``refused``: it was made, and its outputs were too far off to keep. ``slower`` and ``larger`` compare with the rung tried just above it.
+    ``refused``: it was made, and its outputs were too far off to keep. ``slower`` and ``larger``
+    compare with the rung tried just above it. ``note`` says how a finalist fared side by side.
     """
 
     candidate: Candidate
@@ -57,6 +61,7 @@ class Trial:
     larger: bool = False
     failure: str | None = None
     refused: bool = False
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Sensitivity:
     """The damage that ``precision`` does while ``group`` alone is back in float.
 
     The less remains, the more that group costs. ``remaining`` is None where even then the
-    outputs are too far off for a bundle.
+    outputs are not numbers.
     """
 
     precision: str
@@ -82,6 +87,10 @@ class Choice:
     ranking: tuple[Sensitivity, ...]
 
 
+# (of what, against what) -> the ratio of their median latencies.
+Ratio = Callable[[Candidate, Candidate], Interval]
+
+
 @dataclass(frozen=True)
 class Scores:
     """How candidates are scored; each may raise :class:`EdgekdError` where one cannot be made.
@@ -89,15 +98,19 @@ class Scores:
     ``accuracy``: the main metric on the selection split, higher is better. ``cost``: measured
     latency and size. ``damage``: how far the outputs are from the float candidate's, lower is
     better; finer than an accuracy, which moves in steps of one example, so it ranks the groups.
+    ``race`` times candidates side by side; None where nothing can be timed.
     """
 
     accuracy: Callable[[Candidate], float]
     cost: Callable[[Candidate], Cost]
     damage: Callable[[Candidate], float]
+    race: Callable[[Sequence[Candidate]], Ratio] | None = None
 
 
-# Latencies closer than this are a tie, which goes to the smaller candidate.
+# Latencies closer than this are a tie, which goes to the smaller candidate; so are sizes.
 TIE = 0.02
+# Latencies closer than this are not told apart by timing each alone.
+CLOSE = 0.25
 
 
 def choose(ladder: Sequence[str], groups: Sequence[str], scores: Scores, budget: Budget) -> Choice:
@@ -121,7 +134,13 @@ def choose(ladder: Sequence[str], groups: Sequence[str], scores: Scores, budget:
         ranking += ranked
         if any(made.within for made in repaired):
             break
-    chosen = fastest([trial for trial in trials if trial.within])
+    inside = [trial for trial in trials if trial.within]
+    chosen = fastest(inside)
+    final = _close(inside, chosen)
+    if scores.race and chosen and len(final) > 1:
+        noted = settle(final, scores.race([trial.candidate for trial in final]))
+        trials = [noted.get(trial.candidate, trial) for trial in trials]
+        chosen = next(iter(noted.values()))
     measured = [trial for trial in trials if trial.failure is None]
     nearest = None if chosen else min(measured, key=lambda trial: _excess(trial, budget))
     return Choice(chosen, nearest, tuple(trials), tuple(ranking))
@@ -148,6 +167,43 @@ def fastest(trials: Sequence[Trial]) -> Trial | None:
     best = min(t.latency_ms or 0.0 for t in timed)
     ties = [t for t in timed if (t.latency_ms or 0.0) <= best * (1 + TIE)]
     return min(ties, key=lambda t: (t.size_bytes, t.latency_ms))
+
+
+def _close(inside: Sequence[Trial], best: Trial | None) -> list[Trial]:
+    """Those that timing each alone cannot rule out as the fastest."""
+    if best is None or not best.latency_ms:
+        return []
+    least = min(trial.latency_ms or 0.0 for trial in inside)
+    return [trial for trial in inside if (trial.latency_ms or 0.0) <= least * (1 + CLOSE)]
+
+
+def settle(finalists: Sequence[Trial], ratio: Ratio) -> dict[Candidate, Trial]:
+    """Decide between ``finalists`` timed side by side; the winner comes first, each with a note.
+
+    The winner is the smallest of those that are not told apart from the fastest: by the interval
+    of the ratio, or by more than :data:`TIE`. Among sizes within :data:`TIE` it is the faster.
+    """
+    first = finalists[0].candidate
+    fast = min(finalists, key=lambda trial: ratio(trial.candidate, first).value)
+    behind = {trial: ratio(trial.candidate, fast.candidate) for trial in finalists}
+    tied = [trial for trial, r in behind.items() if r.low <= 1 or r.value <= 1 + TIE]
+    least = min(trial.size_bytes or 0 for trial in tied)
+    small = [trial for trial in tied if (trial.size_bytes or 0) <= least * (1 + TIE)]
+    winner = min(small, key=lambda trial: behind[trial].value)
+    noted = {}
+    for trial in (winner, *(trial for trial in finalists if trial is not winner)):
+        r = behind[trial]
+        note = (
+            f"side by side {r.value:.2f} times the fastest's median ({r.low:.2f} to {r.high:.2f})"
+        )
+        if trial is fast:
+            note = "the fastest side by side"
+        elif trial in tied:
+            note += ", not told apart"
+        if trial is winner is not fast:
+            note += "; chosen as the smaller"
+        noted[trial.candidate] = replace(trial, note=note)
+    return noted
 
 
 def _try(candidate: Candidate, scores: Scores, budget: Budget, reference: Trial) -> Trial:
@@ -222,7 +278,7 @@ def _repair(
     for group in groups:
         try:
             remaining = scores.damage(Candidate(precision, (group,)))
-        except VerificationError:
+        except VerificationError:  # not numbers
             ranked.append(Sensitivity(precision, group, None))
         except InputError:
             continue  # the precision has nothing to do without this group: reverting it is float

@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekd.bench.statistics import Interval
 from edgekd.errors import InputError, MissingDependency, VerificationError
-from edgekd.search.precision import TIE, Budget, Candidate, Choice, Cost, Scores, choose, coarse
+from edgekd.search.precision import (
+    TIE,
+    Budget,
+    Candidate,
+    Choice,
+    Cost,
+    Scores,
+    Trial,
+    choose,
+    coarse,
+    settle,
+)
 
 GROUPS = ("stem", "body", "head")
 LATENCY = {"fp32": 10.0, "int8": 4.0, "int4": 3.0, "fp16": 12.0}
@@ -23,13 +36,16 @@ class World:
     refused_above: float = float("inf")
     asked: list[Candidate] = field(default_factory=list)
 
-    def loss(self, candidate: Candidate) -> float:
+    def damage(self, candidate: Candidate) -> float:
         if candidate.precision in self.broken:
             raise MissingDependency(f"{candidate.precision} cannot be made")
         if set(candidate.kept) == set(GROUPS):
             raise InputError("nothing left to compress")
         costs = self.costs.get(candidate.precision, {})
-        loss = sum(cost for group, cost in costs.items() if group not in candidate.kept)
+        return sum(cost for group, cost in costs.items() if group not in candidate.kept)
+
+    def loss(self, candidate: Candidate) -> float:
+        loss = self.damage(candidate)
         if loss > self.refused_above:
             raise VerificationError("the outputs are too far off")
         return loss
@@ -47,7 +63,7 @@ class World:
         )
 
     def choose(self, ladder: tuple[str, ...], budget: Budget) -> Choice:
-        scores = Scores(self.accuracy, self.cost, self.loss)
+        scores = Scores(self.accuracy, self.cost, self.damage)
         return choose(ladder, GROUPS, scores, budget)
 
 
@@ -129,10 +145,8 @@ def test_a_refused_rung_is_repaired_too() -> None:
     world = World({"int8": {"body": 0.9, "head": 0.002}}, refused_above=0.5)
     found = world.choose(("fp32", "int8"), Budget(0.01))
     assert found.trials[1].refused and found.trials[1].latency_ms is None
-    assert [(item.group, item.remaining) for item in found.ranking][1:] == [
-        ("stem", None),
-        ("head", None),
-    ]
+    ranked = [(item.group, item.remaining) for item in found.ranking]  # none fit for a bundle
+    assert ranked[1:] == [("head", pytest.approx(0.9)), ("stem", pytest.approx(0.902))]
     assert found.chosen is not None and found.chosen.candidate == Candidate("int8", ("body",))
 
 
@@ -159,6 +173,63 @@ def test_a_tie_goes_to_the_smaller() -> None:
     )
     found = choose(("fp32", "int8"), GROUPS, scores, Budget(0.01))
     assert found.chosen is not None and found.chosen.candidate.precision == "int8"
+
+
+def _finalist(name: str, size: int, latency: float = 1.0) -> Trial:
+    return Trial(Candidate(name), 0.9, 0.0, latency, size, within=True)
+
+
+SPREAD = {"told": 0.01, "noisy": 0.3}  # half widths of the intervals
+
+
+def _settle(true: dict[str, tuple[float, int]], half: float) -> tuple[str, dict[str, str | None]]:
+    """The winner and the notes, where each pair's ratio is known to within ``half``."""
+
+    def ratio(above: Candidate, below: Candidate) -> Interval:
+        value = true[above.precision][0] / true[below.precision][0]
+        return Interval(value, value - half, value + half)
+
+    noted = settle([_finalist(name, size) for name, (_, size) in true.items()], ratio)
+    return next(iter(noted)).precision, {c.precision: t.note for c, t in noted.items()}
+
+
+def test_side_by_side_the_faster_wins_where_it_is_told_apart() -> None:
+    true = {"fp32-fused": (1.0, 400), "int8": (0.9, 100), "int4": (1.05, 50)}
+    winner, notes = _settle(true, SPREAD["told"])
+    assert winner == "int8" and notes["int8"] == "the fastest side by side"
+    assert notes["int4"] == "side by side 1.17 times the fastest's median (1.16 to 1.18)"
+
+
+def test_side_by_side_noise_never_chooses_the_larger() -> None:
+    winner, notes = _settle({"fp32-fused": (0.95, 400), "int8": (1.0, 100)}, SPREAD["noisy"])
+    assert winner == "int8"
+    assert (notes["int8"] or "").endswith("not told apart; chosen as the smaller")
+
+
+def test_a_size_within_the_tie_does_not_outweigh_the_speed() -> None:
+    assert _settle({"a": (1.0, 1000), "b": (1.04, 999)}, SPREAD["noisy"])[0] == "a"
+
+
+def test_only_what_is_close_is_timed_again() -> None:
+    raced: list[str] = []
+
+    def race(candidates: Sequence[Candidate]) -> Callable[[Candidate, Candidate], Interval]:
+        raced.extend(candidate.precision for candidate in candidates)
+        return lambda above, below: Interval(1.0, 0.9, 1.1)
+
+    world = World({})
+    latency = {"fp32": 1.0, "int8": 1.1, "int4": 0.9, "fp16": 1.2}
+    scores = Scores(
+        world.accuracy,
+        lambda c: Cost(latency[c.precision], SIZE[c.precision]),
+        world.damage,
+        race,
+    )
+    found = choose(("fp32", "int8", "int4", "fp16"), GROUPS, scores, Budget(0.01))
+    assert raced == ["fp32", "int8", "int4"]
+    assert found.chosen is not None and found.chosen.candidate.precision == "int4"
+    assert [bool(trial.note) for trial in found.trials] == [True, True, True, False]
+    assert found.chosen in found.trials
 
 
 costs = st.dictionaries(st.sampled_from(GROUPS), st.floats(0, 0.1))
