@@ -93,4 +93,9 @@ def seeded_bert(folder: Path) -> Path:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=512
     ).save_pretrained(folder)
+    # The class by the name that the peers' older transformers knows as well.
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return folder
