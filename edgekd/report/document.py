@@ -174,6 +174,7 @@ class Sensitivity(Part):
     precision: str
     group: str
     remaining: float | None = None
+    alone: float | None = None  # where that settled nothing: the damage that the group does alone
 
 
 class Search(Part):

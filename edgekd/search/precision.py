@@ -68,13 +68,14 @@ class Trial:
 class Sensitivity:
     """The damage that ``precision`` does while ``group`` alone is back in float.
 
-    The less remains, the more that group costs. ``remaining`` is None where even then the
-    outputs are not numbers.
+    The less remains, the more that group costs. Where that settled nothing, ``alone`` is the
+    damage while all but ``group`` are in float. None stands for outputs that are not numbers.
     """
 
     precision: str
     group: str
     remaining: float | None
+    alone: float | None = None
 
 
 @dataclass(frozen=True)
@@ -253,16 +254,18 @@ def _mark(trial: Trial, above: Sequence[Trial]) -> Trial:
 
 
 def _promising(trials: Sequence[Trial]) -> list[Trial]:
-    """Rungs that lose too much accuracy and might else win: the fastest first, refused ones last."""
+    """Rungs that lose too much accuracy and might else win: the fastest first, refused ones last.
+
+    Where nothing times the target, every latency is 0 and the smaller might win.
+    """
     best = fastest([trial for trial in trials if trial.within])
-    limit = best.latency_ms if best and best.latency_ms is not None else float("inf")
-    missed = [
-        trial
-        for trial in trials[1:]
-        if not trial.within and trial.latency_ms is not None and trial.latency_ms < limit
-    ]
-    missed.sort(key=lambda trial: trial.latency_ms or 0.0)
-    return missed + [trial for trial in trials if trial.refused]
+
+    def rank(trial: Trial) -> tuple[float, float]:
+        return trial.latency_ms or 0.0, trial.size_bytes or 0
+
+    limit = rank(best) if best else (float("inf"), float("inf"))
+    missed = [t for t in trials[1:] if not (t.within or t.failure) and rank(t) < limit]
+    return sorted(missed, key=rank) + [trial for trial in trials if trial.refused]
 
 
 def _repair(
@@ -270,31 +273,68 @@ def _repair(
 ) -> tuple[list[Trial], list[Sensitivity]]:
     """Put the most damaging groups back to float, worst first, until the budget is met.
 
-    Their number is doubled until it suffices, then halved back to the fewest that do: a network
-    of fifty layers is settled in about ten trials.
+    Where that fails, the groups are ranked anew by the damage that each does alone: two that
+    share a tensor with a wide range repair nothing until both are back.
     """
     precision = missed.candidate.precision
+    tried: list[Trial] = []
+    ranked: list[Sensitivity] = []
+    for alone in (False, True):
+        ranked = _rank(precision, groups, scores.damage, alone)
+        order = [item.group for item in ranked]
+        done = {frozenset(trial.candidate.kept) for trial in tried}
+        tried += _fewest(precision, order, done, scores, budget, reference)
+        if any(trial.within for trial in tried):
+            break
+    return tried, ranked
+
+
+def _rank(
+    precision: str, groups: Sequence[str], damage: Callable[[Candidate], float], alone: bool
+) -> list[Sensitivity]:
+    """The costliest group first: each alone back in float, or each ``alone`` in ``precision``."""
     ranked = []
     for group in groups:
+        others = tuple(other for other in groups if other != group)
         try:
-            remaining = scores.damage(Candidate(precision, (group,)))
+            found = damage(Candidate(precision, others if alone else (group,)))
         except VerificationError:  # not numbers
             ranked.append(Sensitivity(precision, group, None))
         except InputError:
-            continue  # the precision has nothing to do without this group: reverting it is float
+            continue  # nothing is left for the precision to do: the candidate is float
         else:
-            ranked.append(Sensitivity(precision, group, remaining))
-    ranked.sort(key=lambda item: float("inf") if item.remaining is None else item.remaining)
+            made = Sensitivity(precision, group, None, found)
+            ranked.append(made if alone else Sensitivity(precision, group, found))
+    if alone:
+        return sorted(ranked, key=lambda r: float("-inf") if r.alone is None else -r.alone)
+    return sorted(ranked, key=lambda r: float("inf") if r.remaining is None else r.remaining)
+
+
+def _fewest(
+    precision: str,
+    order: Sequence[str],
+    done: set[frozenset[str]],
+    scores: Scores,
+    budget: Budget,
+    reference: Trial,
+) -> list[Trial]:
+    """Keep the first groups of ``order`` in float, as few as meet the budget.
+
+    Their number is doubled until it suffices, then halved back to the fewest that do: a network
+    of fifty layers is settled in about ten trials. What is ``done`` already missed the budget.
+    """
     tried: list[Trial] = []
-    most = len(ranked) - 1  # one at least stays compressed
+    most = len(order) - 1  # one at least stays compressed
     too_few, enough, count = 0, most + 1, 1
     while too_few < most and enough - too_few > 1:
-        kept = tuple(item.group for item in ranked[:count])
-        trial = _try(Candidate(precision, kept), scores, budget, reference)
-        tried.append(trial)
-        if trial.within:
+        kept = tuple(order[:count])
+        within = False
+        if frozenset(kept) not in done:
+            tried.append(_try(Candidate(precision, kept), scores, budget, reference))
+            within = tried[-1].within
+        if within:
             enough = count
         else:
             too_few = count
         count = min(2 * count, most) if enough > most else (too_few + enough) // 2
-    return tried, ranked
+    return tried

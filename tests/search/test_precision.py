@@ -127,6 +127,13 @@ def test_a_rung_slower_than_the_winner_is_not_repaired() -> None:
     assert found.ranking == ()
 
 
+def test_without_a_clock_a_smaller_rung_is_repaired() -> None:
+    world = World({"int8": {"head": 0.5}})
+    scores = Scores(world.accuracy, lambda c: Cost(0.0, world.cost(c).size_bytes), world.damage)
+    found = choose(("fp32", "int8"), GROUPS, scores, Budget(0.01))
+    assert found.chosen is not None and found.chosen.candidate == Candidate("int8", ("head",))
+
+
 def test_slower_and_larger_rungs_are_marked() -> None:
     found = World({}).choose(("fp32", "int4", "fp16"), Budget(0.01))
     marks = {trial.candidate.precision: (trial.slower, trial.larger) for trial in found.trials}
