@@ -146,6 +146,7 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         label_rows(context, "test", context.test, "float32")
         said = teacher_outputs(context)
         references = context.task.references(context.test, labels)
+        references = list(context.task.truth(references, said))
         preflight.teacher_knows(context.task, said, references, labels, recipe.teacher.model)
         learned_from = [*context.train, *context.unlabelled]
         label_rows(context, context.learned, learned_from, "float16")

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from edgekd.bench.statistics import Interval
 from edgekd.errors import EdgekdError, InputError, VerificationError
 
 
@@ -89,6 +89,17 @@ class Choice:
 
 
 # (of what, against what) -> the ratio of their median latencies.
+class Interval(Protocol):
+    """An estimate with its 95 % interval, as a benchmark gives it."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
 Ratio = Callable[[Candidate, Candidate], Interval]
 
 

@@ -127,7 +127,7 @@ MOMENTS = (
     ("edgekd.signals.store:SignalStore.append", 2),
     # Inside the control's training, after it, and inside the student's.
     ("edgekd.distill.trainer:_Checkpoints.on_save", 2),
-    ("edgekd.pipeline.learn:predict", 1),
+    ("edgekd.pipeline.training:predict", 1),
     ("edgekd.distill.trainer:_Checkpoints.on_save", 3),
     # The compressed bundle is written and compared, and not yet published.
     ("edgekd.exporter:_publish", 2),
@@ -211,7 +211,7 @@ def test_a_missed_budget_is_no(calm: tuple[Path, Path], digits_recipe: Write) ->
 
 def test_two_runs_in_one_directory(calm: tuple[Path, Path]) -> None:
     path, out = calm
-    with pipeline._only_run(out), pytest.raises(InputError, match="another edgekd is running in"):
+    with pipeline._locked(out), pytest.raises(InputError, match="another edgekd is running in"):
         go(path, out)
 
 
