@@ -29,6 +29,7 @@ from edgekd_exporters.coreml.quiet import coremltools, quiet
 DEFAULT_SYSTEM = "iOS17"
 LABEL = "classLabel"  # Core ML's customary name of a classifier's answer
 PROBABILITIES = "probabilities"
+OPTIONS = {"range": False, "image": True}  # switches, each with its default
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def plan_layout(program: Program, spec: Spec) -> Layout:
     system = system_of(spec.deployment)
     sequence = any("sequence" in item.shape for item in program.inputs)
     lengths = spec.shapes.lengths
-    flexible = bool(spec.options.get("range"))
+    options = _options(spec)
+    flexible = options["range"]
     if spec.shapes.batch not in (None, 1):
         raise InputError(
             f"Core ML bundles take one example at a time, not a batch of {spec.shapes.batch};"
@@ -91,11 +93,23 @@ def plan_layout(program: Program, spec: Spec) -> Layout:
         system=system,
         lengths=lengths,
         range=flexible and sequence,
-        image=isinstance(program.preprocessor, ImagePreprocessor)
-        and spec.options.get("image", True),
+        image=isinstance(program.preprocessor, ImagePreprocessor) and options["image"],
         probabilities=probabilities,
         classifier=probabilities and unique and len(logits.shape) == 2,
     )
+
+
+def _options(spec: Spec) -> dict[str, bool]:
+    """The switches of ``spec``; :class:`InputError` for one that Core ML does not have."""
+    for name, value in spec.options.items():
+        if name not in OPTIONS:
+            raise InputError(
+                f"unknown option '{name}'{nearest(name, list(OPTIONS))}; the coreml target has"
+                f" {', '.join(OPTIONS)}"
+            )
+        if not isinstance(value, bool):
+            raise InputError(f"option {name}={value!r} is neither true nor false")
+    return {**OPTIONS, **spec.options}
 
 
 def convert(program: Program, spec: Spec, layout: Layout, package: Path) -> dict[str, str]:

@@ -5,7 +5,12 @@ An op that a newer coremltools knows by itself is left to it. Each entry says wh
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+# DeBERTa fills masked scores with the lowest float32, in fp16 minus infinity: a row of nothing
+# else becomes NaN. What is filled in, unlike what is added, may be any number below all scores.
+_LOWEST, _FILL = -1e30, -4e4
 
 
 def register() -> None:
@@ -23,17 +28,24 @@ def register() -> None:
 
 
 def rename(graph: Any) -> None:
-    """Give ops another spelling of the same thing, in place, where only that is registrable."""
+    """Give ops another spelling of the same thing, in place: one that converts, or survives fp16."""
     import torch
 
     aten = torch.ops.aten
-    # ModernBERT combines boolean masks with ``&``. The registry refuses names that end in "_".
+    # Masks combined with ``&`` and ``|`` (ModernBERT, Funnel). The registry refuses names that
+    # end in "_", and coremltools knows no bitwise "or".
     same = {
         aten.__and__.Tensor: aten.bitwise_and.Tensor,
-        aten.__or__.Tensor: aten.bitwise_or.Tensor,
+        aten.__or__.Tensor: aten.logical_or.default,
+        aten.bitwise_or.Tensor: aten.logical_or.default,
     }
     for node in graph.graph.nodes:
-        node.target = same.get(node.target, node.target)
+        boolean = getattr(node.meta.get("val"), "dtype", None) == torch.bool
+        node.target = same.get(node.target, node.target) if boolean else node.target
+        if node.target is aten.masked_fill.Scalar:
+            x, mask, value = node.args
+            if isinstance(value, float) and -math.inf < value <= _LOWEST:
+                node.args = (x, mask, _FILL)
 
 
 def alias(context: Any, node: Any) -> None:

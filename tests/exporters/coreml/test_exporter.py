@@ -171,6 +171,20 @@ def test_an_image_model_may_take_an_array(image_program: Program, tmp_path: Path
     assert feature.type.WhichOneof("Type") == "multiArrayType"
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ranje": True}, r"unknown option 'ranje' \(did you mean 'range'\?\).*range, image"),
+        ({"range": "often"}, "option range='often' is neither true nor false"),
+    ],
+)
+def test_an_option_that_there_is_not_is_refused(
+    program: Program, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        COREML.lower(program, Spec(Shapes(), options=options), tmp_path / "b")
+
+
 def test_duplicate_labels_give_probabilities_without_a_dictionary(
     program: Program, tmp_path: Path
 ) -> None:
