@@ -68,7 +68,22 @@ def check(bundle: Bundle) -> list[Finding]:
         feeds.append(
             {n: to_pixels(v, *scale) for n, v in row.items()} if scale is not None else row
         )
-    return check_package(package_path(bundle), feeds, read_modules(bundle.path))
+    found = check_package(package_path(bundle), feeds, read_modules(bundle.path))
+    return found + exceptions(bundle)
+
+
+def exceptions(bundle: Bundle) -> list[Finding]:
+    """What the precision was not given to, or not in full: a note for each reason."""
+    groups: dict[str, list[str]] = {}
+    for line in bundle.manifest.provenance.get("exceptions", ()):
+        group, _, reason = line.partition(": ")
+        groups.setdefault(reason, []).append(group)
+    found = []
+    for reason, names in groups.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        message = f"{bundle.manifest.precision}: {reason}, in {names[0]}{more}"
+        found.append(Finding("note", message, names[0]))
+    return found
 
 
 def check_package(

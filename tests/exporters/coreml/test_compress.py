@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,17 @@ def test_a_group_size_that_does_not_divide_is_a_listed_exception(
         assert bool(listed) == bool(weight.channels % 16)
 
 
+def test_exceptions_are_told_by_check_once_for_each_reason(lower) -> None:  # type: ignore[no-untyped-def]
+    full = lower("fp16")
+    reasons = ["a.b: 60 channels are no multiple of 16", "a.c: 60 channels are no multiple of 16"]
+    provenance = {**full.manifest.provenance, "exceptions": [*reasons, "d: left in float"]}
+    excepted = Bundle(full.path, replace(full.manifest, precision="lut4", provenance=provenance))
+    assert [(f.level, f.message) for f in COREML.check(excepted)] == [
+        ("note", "lut4: 60 channels are no multiple of 16, in a.b and 1 more"),
+        ("note", "lut4: left in float, in d"),
+    ]
+
+
 def test_what_coremltools_skips_is_reported(
     lower,
     tmp_path: Path,
@@ -249,7 +261,6 @@ def test_damaged_weights_fail_against_the_golden_outputs(
 ) -> None:
     """A scale divided twice, as a known defect of a compressor leaves it; checksums renewed."""
     import json
-    from dataclasses import asdict, replace
 
     from edgekd_exporters.coreml.quiet import coremltools, quiet
 
