@@ -6,7 +6,8 @@ what comes out is read again: a weight that was asked for and is still float is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edgekd.errors import InputError, VerificationError, nearest
 from edgekd.exporter import Plan
 from edgekd.preprocess import Row
 from edgekd_exporters.coreml import weights as weight_list
+from edgekd_exporters.coreml.convert import LEFT_OUT
 from edgekd_exporters.coreml.package import Package
 from edgekd_exporters.coreml.precisions import PRECISIONS, Rung, newer
 from edgekd_exporters.coreml.quiet import coremltools, quiet
@@ -110,8 +112,24 @@ def apply_passes(model: Any, passes: list[Any]) -> Any:
     """Run graph passes on a package, through the door that coremltools' own compressors use."""
     from coremltools.models import utils
 
-    with quiet():
+    with quiet(), _left_out():
         return utils._apply_graph_pass(model, passes, skip_model_load=True)
+
+
+@contextlib.contextmanager
+def _left_out() -> Iterator[None]:
+    """Keep the pass that the conversion leaves out from running here, where no pipeline is taken.
+
+    On an fp16 program of colour images it even fails: it mixes fp16 and fp32 in one batch norm.
+    """
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+
+    fuse: Any = type(PASS_REGISTRY[LEFT_OUT])
+    apply, fuse.apply = fuse.apply, lambda self, program: None
+    try:
+        yield
+    finally:
+        fuse.apply = apply
 
 
 def _rungs(bundle: Bundle, plan: Plan) -> dict[str, Rung]:
@@ -164,7 +182,7 @@ def _stage(
             configs.setdefault(verb, {})[weight.name] = config
     for verb, by_name in configs.items():
         settings = cto.OptimizationConfig(op_name_configs=by_name)
-        with quiet():
+        with quiet(), _left_out():
             model = getattr(cto, verb)(model, settings, joint_compression=stage > 0)
     return model
 

@@ -29,6 +29,7 @@ from edgekd_exporters.coreml.quiet import coremltools, quiet
 DEFAULT_SYSTEM = "iOS17"
 LABEL = "classLabel"  # Core ML's customary name of a classifier's answer
 PROBABILITIES = "probabilities"
+LEFT_OUT = "common::fuse_elementwise_to_batchnorm"
 OPTIONS = {"range": False, "image": True}  # switches, each with its default
 
 
@@ -155,11 +156,11 @@ def convert(program: Program, spec: Spec, layout: Layout, package: Path) -> dict
 def _pipeline(ct: Any) -> Any:
     """coremltools' passes but one.
 
-    ``fuse_elementwise_to_batchnorm`` makes ``x·a + b`` a batch norm of variance 1 and leaves its
+    ``LEFT_OUT`` makes ``x·a + b`` a batch norm of variance 1 and leaves its
     epsilon at 1e-5, so that every result is 5e-6 too small: enough to show in a deep network.
     """
     pipeline = ct.PassPipeline()
-    pipeline.remove_passes({"common::fuse_elementwise_to_batchnorm"})
+    pipeline.remove_passes({LEFT_OUT})
     return pipeline
 
 

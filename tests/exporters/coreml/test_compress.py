@@ -16,8 +16,8 @@ from edgekd_exporters.coreml.weights import find, weighted
 
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError, VerificationError
-from edgekd.exporter import Plan, get, verify
-from edgekd.program import Program
+from edgekd.exporter import Plan, Spec, get, verify
+from edgekd.program import Program, Shapes
 
 COREML = get("coreml")
 QUICK = {"int8": 0.1, "lut8": 0.1, "lut6": 0.4, "w8a8": 0.3}  # relative error, random weights
@@ -29,9 +29,6 @@ def ops(bundle: Bundle) -> Counter:
 
 
 def test_the_ladder_follows_the_deployment_target() -> None:
-    from edgekd.exporter import Spec
-    from edgekd.program import Shapes
-
     def names(system: str, compute: Any = "fp16") -> tuple[str, ...]:
         return COREML.precisions(Spec(Shapes(), compute=compute, deployment=system))
 
@@ -56,6 +53,16 @@ def test_a_compressed_bundle_is_smaller_and_close(
     assert all(weight.compressed for weight in weighted(bundle))
     assert bundle.size_bytes < full.size_bytes
     assert verify(COREML, bundle) <= 1e-6
+
+
+@pytest.mark.parametrize("precision", ["int8", "w8a8"])
+def test_colour_images_keep_their_normalisation(
+    image_program: Program, tmp_path: Path, precision: str
+) -> None:
+    full = COREML.lower(image_program, Spec(Shapes(), compute="fp16"), tmp_path / "full")
+    bundle = COREML.compress(full, Plan(precision), image_program.rows, tmp_path / "b")
+    assert bundle.manifest.provenance["relative_error"] <= 0.1
+    assert not ops(bundle)["batch_norm"]  # its epsilon would make every pixel 5e-6 too small
 
 
 def test_an_fp32_bundle_compresses_to_fp16_and_beyond(
