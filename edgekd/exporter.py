@@ -116,6 +116,8 @@ class Exporter(ABC):
     default_precisions: ClassVar[tuple[str, ...]]  # what a recipe that names none gets
     # What `auto` does not try: rungs for hardware that is not the profile's, such as a GPU's half.
     not_automatic: ClassVar[tuple[str, ...]] = ()
+    # Precisions whose activation ranges come from rows, so that made-up ones would mislead.
+    calibrated: ClassVar[frozenset[str]] = frozenset()
     # Bare files that :meth:`check_model` reads.
     model_suffixes: ClassVar[tuple[str, ...]] = ()
     default_compute: ClassVar[Literal["fp32", "fp16"]] = "fp32"

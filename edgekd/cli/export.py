@@ -33,7 +33,10 @@ def export(
     ] = 0.01,
     select: Annotated[
         str | None,
-        typer.Option(help="With auto: labelled rows to choose on; never the test data."),
+        typer.Option(
+            help="Labelled rows to choose on with auto, and to calibrate on where a precision sets"
+            " activation ranges; never the test data."
+        ),
     ] = None,
     profile: Annotated[str, typer.Option(help="With auto: where candidates are timed.")] = "host",
     data: Annotated[
@@ -92,6 +95,11 @@ def export(
     if wanted == AUTO and not select:
         raise InputError(
             "--precision auto needs --select: labelled rows to choose on, not the test data"
+        )
+    if wanted in exporter.calibrated and not select:
+        raise InputError(
+            f"--precision {wanted} takes activation ranges from rows: give --select, rows that are"
+            " served like these and are not the test data"
         )
     if wanted not in (*known, AUTO):
         raise InputError(

@@ -41,6 +41,11 @@ def quantize(
         if name not in groups:
             raise InputError(f"{bundle} has no group '{name}'{nearest(name, groups)}")
     task = tasks.get(base.manifest.task)
+    if precision in exporter.calibrated and not data:
+        raise InputError(
+            f"--precision {precision} takes activation ranges from rows: give --data, rows that are"
+            " served like these and are not the test data"
+        )
     rows = reading.read_rows(data, task, labelled=False)[:CALIBRATION] if data else base.golden()[0]
     plan = Plan(precision, {name: base.manifest.precision for name in keep or ()})
     made = exporter.compress(base, plan, rows, out)
@@ -52,6 +57,7 @@ def quantize(
         "was_bytes": base.size_bytes,
         "relative_error": made.manifest.provenance["relative_error"],
         "exact": exporter.inspect(made),
+        "findings": [vars(finding) for finding in exporter.check(made)],
     }
     emit(document, json_path, lambda console: _show(console, document))
 
@@ -66,3 +72,6 @@ def _show(console: Any, document: dict[str, Any]) -> None:
         "Score it with: edgekd eval "
         f"{document['bundle']} --data TEST"
     )
+    for finding in document["findings"]:
+        where = f" ({finding['where']})" if finding["where"] else ""
+        console.print(f"{finding['level']}: {finding['message']}{where}")

@@ -129,3 +129,15 @@ def test_quantize_refuses(
     answer = edgekd("quantize", intent_bundle, "--out", tmp_path / "q", *options)
     assert (answer.code, message in answer.err) == (2, True), answer.err
     assert not list(tmp_path.iterdir())
+
+
+def test_activation_ranges_are_never_taken_from_made_up_rows(
+    edgekd: Cli, bert_dir: Path, intent_bundle: Path, tmp_path: Path
+) -> None:
+    answer = edgekd("export", bert_dir, "--out", tmp_path / "x", "--precision", "int8-static")
+    assert answer.code == 2 and "give --select" in answer.err
+    answer = edgekd(
+        "quantize", intent_bundle, "--precision", "int8-static", "--out", tmp_path / "y"
+    )
+    assert answer.code == 2 and "give --data" in answer.err
+    assert not list(tmp_path.iterdir())

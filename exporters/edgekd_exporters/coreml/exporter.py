@@ -32,6 +32,7 @@ class CoreMLExporter(Exporter):
     default_precisions = ("fp16", "int8")
     default_compute = "fp16"
     model_suffixes = (".mlpackage", ".mlmodel", ".mlmodelc")  # the last two are told apart
+    calibrated = frozenset(name for name, rung in PRECISIONS.items() if rung.activations)
     tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
     runtime_modules = ("coremltools", "torch")
 

@@ -11,27 +11,28 @@ class Rung:
     """One precision.
 
     ``weights`` are the compressions applied in order (``lut4`` after ``prune`` is the joint
-    form); ``tolerance`` is the largest relative error with which a bundle may leave, and
-    ``repeats`` the one with which its own golden outputs must repeat on another machine.
+    form); ``tolerance`` is the largest relative error with which a bundle may leave (beyond 1 its
+    outputs say nothing of the float bundle's), and ``repeats`` the one with which its own golden
+    outputs must repeat on another machine.
     """
 
     weights: tuple[str, ...] = ()
     activations: bool = False
     compute: Literal["fp16", "fp32"] = "fp16"
     system: str = "iOS16"
-    tolerance: float = float("inf")
+    tolerance: float = 1.0
     repeats: float = 2e-2
 
 
 PRECISIONS: dict[str, Rung] = {
     "fp32": Rung(compute="fp32", tolerance=1e-4, repeats=1e-4),
     "fp16": Rung(tolerance=2e-2),
-    "int8": Rung(("int8",)),
-    "lut8": Rung(("lut8",)),
-    "lut6": Rung(("lut6",)),
+    "int8": Rung(("int8",), tolerance=0.5),
+    "lut8": Rung(("lut8",), tolerance=0.5),
+    "lut6": Rung(("lut6",), tolerance=0.5),
     "lut4": Rung(("lut4",)),
     "pruned": Rung(("prune",)),
-    "w8a8": Rung(("int8",), activations=True, system="iOS17"),
+    "w8a8": Rung(("int8",), activations=True, system="iOS17", tolerance=0.5),
     "int4": Rung(("int4",), system="iOS18"),
     "pruned-int8": Rung(("prune", "int8"), system="iOS18"),
     "pruned-lut4": Rung(("prune", "lut4"), system="iOS18"),

@@ -28,6 +28,7 @@ class OnnxExporter(Exporter):
     """``model.onnx`` for ONNX Runtime, in float or compressed."""
 
     name = "onnx"
+    calibrated = frozenset(name for name, rung in PRECISIONS.items() if rung.kind == "static")
     tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
     default_precisions = ("fp32", "int8")
     not_automatic = ("fp16",)  # for GPU providers; slow casts on a CPU
