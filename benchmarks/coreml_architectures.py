@@ -15,7 +15,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,17 @@ import transformers as hf
 from torch import nn
 
 from edgekd import tasks
-from edgekd.bundle import TensorSpec
+from edgekd.audio import AudioPreprocessor
 from edgekd.exporter import Runtime, Spec, get, relative_error
 from edgekd.preprocess import ImagePreprocessor, Row, TextPreprocessor
-from edgekd.program import MASKED, Program, Shapes
+from edgekd.program import Program, Shapes
 from edgekd.wrap import wrap
 
 COUNT = 200
 CLASSES = 8
 WORDS = 96
 LENGTH = 24
+RATE, SAMPLES = 8000, 2000
 LIMITS = {"fp32": 1e-4, "fp16": 2e-2}
 TEXT: dict[str, Any] = {
     "vocab_size": WORDS + 4,
@@ -51,63 +52,6 @@ TEXT: dict[str, Any] = {
     "sep_token_id": 3,
     "initializer_range": 0.1,
 }
-
-
-class Arrays:
-    """A preprocessor for rows that are model inputs already (waveforms)."""
-
-    kind = "arrays"
-    max_length = 0
-
-    def encode(self, rows: Sequence[Row], length: int | None = None) -> dict[str, np.ndarray]:
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind}
-
-    def save(self, folder: Path) -> list[str]:
-        return []
-
-
-class Embedding(nn.Module):
-    """Mean of the attended token vectors, scaled to length 1."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple:
-        keep = attention_mask.float()
-        mask = (1 - keep[:, None, None, :]) * MASKED
-        tokens = self.model(input_ids=input_ids, attention_mask=mask).last_hidden_state
-        total = (tokens * keep[..., None]).sum(1) / keep.sum(1, keepdim=True)
-        return (torch.nn.functional.normalize(total, dim=-1),)
-
-
-class Decoder(nn.Module):
-    """Next-token logits at every position, without a cache."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple:
-        length = input_ids.shape[1]
-        padded = (1 - attention_mask.float()[:, None, None, :]) * MASKED
-        future = torch.full((length, length), MASKED).triu(1)
-        mask = torch.clamp(padded + future, min=MASKED)
-        return (self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits,)
-
-
-class Audio(nn.Module):
-    """Waveform in, class logits out."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_values: torch.Tensor) -> tuple:
-        return (self.model(input_values).logits,)
 
 
 def tokenizer() -> str:
@@ -148,16 +92,17 @@ def image_rows(generator: np.random.Generator, size: int) -> list[Row]:
     return [{"image": np.kron(picture, block)} for picture in coarse]
 
 
-def audio_rows(generator: np.random.Generator, samples: int) -> list[Row]:
-    """A tone per kind, with two others at random and noise."""
-    seconds = np.arange(samples) / 8000
+def audio_rows(generator: np.random.Generator) -> list[Row]:
+    """A tone per kind, with two others at random and noise; some shorter than is read."""
+    seconds = np.arange(SAMPLES) / RATE
     rows = []
     for kind in kinds():
         tones = np.array([200 + 200 * kind, *generator.uniform(100, 2000, 2)])
         loudness = np.array([1.0, 0.4, 0.4])[:, None]
         wave = (loudness * np.sin(2 * np.pi * tones[:, None] * seconds)).sum(0)
-        wave += generator.normal(0, 0.2, samples)
-        rows.append({"input_values": ((wave - wave.mean()) / wave.std()).astype(np.float32)})
+        wave += generator.normal(0, 0.2, SAMPLES)
+        sound = wave[: generator.integers(SAMPLES // 2, SAMPLES + 1)] / 4
+        rows.append({"audio": sound.astype(np.float32), "sampling_rate": RATE})
     return rows
 
 
@@ -189,20 +134,6 @@ def classifier(
     arrays = preprocessor.encode(rows, LENGTH)
     calibrate(head, lambda: program.run(arrays))
     return program
-
-
-def bare(
-    module: nn.Module,
-    inputs: Sequence[TensorSpec],
-    output: TensorSpec,
-    task: str,
-    preprocessor: Any,
-    rows: list[Row],
-    labels: Sequence[str] = (),
-) -> Program:
-    return Program(
-        module.eval(), task, tuple(inputs), (output,), tuple(labels), preprocessor, rows[:8]
-    )
 
 
 def text_model(
@@ -260,28 +191,24 @@ def train_briefly(model: nn.Module, pixels: np.ndarray, steps: int = 40) -> None
     model.eval()
 
 
-TOKENS = [TensorSpec(n, "int64", ("batch", "sequence")) for n in ("input_ids", "attention_mask")]
-
-
 def sentence_embedding(generator: np.random.Generator) -> tuple[Program, list[Row]]:
+    """Mean of the real tokens, brought to length 1 inside the package."""
     rows = text_rows(generator)
     preprocessor = TextPreprocessor(tokenizer_json=tokenizer(), max_length=LENGTH)
-    module = Embedding(hf.BertModel(hf.BertConfig(**TEXT), add_pooling_layer=False))
-    output = TensorSpec("embedding", "float32", ("batch", TEXT["hidden_size"]))
-    return bare(module, TOKENS, output, "feature-extraction", preprocessor, rows), rows
+    model = hf.BertModel(hf.BertConfig(**TEXT), add_pooling_layer=False)
+    task = tasks.get("feature-extraction")
+    return wrap(model, task, preprocessor, (), rows[:8]), rows
 
 
 def decoder(generator: np.random.Generator) -> tuple[Program, list[Row]]:
+    """Next-token logits at every position, without a cache."""
     rows = text_rows(generator)
     preprocessor = TextPreprocessor(tokenizer_json=tokenizer(), max_length=LENGTH)
-    config = hf.LlamaConfig(**{**TEXT, "num_key_value_heads": 2})
-    module = Decoder(hf.LlamaForCausalLM(config))
-    output = TensorSpec("logits", "float32", ("batch", "sequence", TEXT["vocab_size"]))
-    return bare(module, TOKENS, output, "text-generation", preprocessor, rows), rows
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(**{**TEXT, "num_key_value_heads": 2}))
+    return wrap(model, tasks.get("text-generation"), preprocessor, (), rows[:8]), rows
 
 
 def wav2vec2(generator: np.random.Generator) -> tuple[Program, list[Row]]:
-    samples = 2000
     config = hf.Wav2Vec2Config(
         **{**TEXT, "initializer_range": 0.02},
         conv_dim=(32, 32, 32),
@@ -293,13 +220,9 @@ def wav2vec2(generator: np.random.Generator) -> tuple[Program, list[Row]]:
         classifier_proj_size=32,
     )
     model = hf.Wav2Vec2ForSequenceClassification(config).eval()
-    rows = audio_rows(generator, samples)
-    inputs = [TensorSpec("input_values", "float32", ("batch", samples))]
-    output = TensorSpec("logits", "float32", ("batch", CLASSES))
-    labels = [f"class {i}" for i in range(CLASSES)]
-    program = bare(Audio(model), inputs, output, "audio-classification", Arrays(), rows, labels)
-    calibrate(model.classifier, lambda: program.run(Arrays().encode(rows)))
-    return program, rows
+    rows = audio_rows(generator)
+    preprocessor = AudioPreprocessor(RATE, SAMPLES)
+    return classifier(model, model.classifier, preprocessor, rows, "audio-classification"), rows
 
 
 MODELS: dict[str, Callable[[np.random.Generator], tuple[Program, list[Row]]]] = {
