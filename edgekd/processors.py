@@ -77,7 +77,8 @@ def _text_preprocessor(
             f"the tokenizer of {source} has {size} pieces and the model only {table} embeddings:"
             " they do not belong together"
         )
-    positions = getattr(config, "max_position_embeddings", None) or 512
+    # XLNet counts positions relatively and says -1.
+    positions = max(getattr(config, "max_position_embeddings", None) or 512, 0) or 512
     limit = min(int(tokenizer.model_max_length), positions - position_offset(config))
     wanted = ["input_ids", "attention_mask"]
     if pairs and getattr(config, "type_vocab_size", 0) > 1:
