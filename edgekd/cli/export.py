@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekd.cli.common import JsonOption, emit
+from edgekd.cli.quantize import CALIBRATION
 
 if TYPE_CHECKING:
     from edgekd.bundle import Bundle
@@ -124,7 +125,7 @@ def export(
         examples,
         {"source": Path(model).name or model, "revision": loaded.revision},
     )
-    asked = Asked(wanted, max_drop, profile, selection, selection[:128] or samples)
+    asked = Asked(wanted, max_drop, profile, selection, _spread(selection, CALIBRATION) or samples)
     bundle, search = _build(exporter, program, spec, asked, out)
     document: dict[str, Any] = {
         "schema": "edgekd.export/1",
@@ -158,10 +159,11 @@ def _options(given: list[str]) -> dict[str, Any]:
     return found
 
 
-def _spread(rows: list[dict[str, Any]]) -> list[Any]:
+def _spread(rows: list[dict[str, Any]], count: int | None = None) -> list[Any]:
+    """Rows of every length and class: files are often sorted."""
     from edgekd.pipeline.context import EXAMPLES, spread
 
-    return spread(rows, EXAMPLES) if rows else []
+    return spread(rows, count or EXAMPLES) if rows else []
 
 
 @dataclass(frozen=True)

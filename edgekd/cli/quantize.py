@@ -32,6 +32,7 @@ def quantize(
     from edgekd.bundle import Bundle
     from edgekd.errors import InputError, nearest
     from edgekd.exporter import Plan
+    from edgekd.pipeline.context import spread
 
     base = Bundle.open(bundle)
     base.check_files()
@@ -46,7 +47,9 @@ def quantize(
             f"--precision {precision} takes activation ranges from rows: give --data, rows that are"
             " served like these and are not the test data"
         )
-    rows = reading.read_rows(data, task, labelled=False)[:CALIBRATION] if data else base.golden()[0]
+    rows: list[Any] = base.golden()[0]
+    if data:  # spread: files are often sorted by class
+        rows = spread(reading.read_rows(data, task, labelled=False), CALIBRATION)
     plan = Plan(precision, {name: base.manifest.precision for name in keep or ()})
     made = exporter.compress(base, plan, rows, out)
     document: dict[str, Any] = {

@@ -27,6 +27,8 @@ class BrowserExporter(Exporter):
 
     name = "browser"
     default_precisions = ("fp32", "int8")
+    calibrated = frozenset(name for name in PRECISIONS if "static" in name)
+    not_automatic = ("fp16",)  # for WebGPU; its WASM kernels cast back and forth
     tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
 
     def precisions(self, spec: Spec) -> tuple[str, ...]:

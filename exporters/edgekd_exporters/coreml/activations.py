@@ -32,7 +32,9 @@ def quantized(model: Any, bundle: Bundle, calibration: Sequence[Row], weights: s
     from edgekd_exporters.coreml.interpreter import compile_function
 
     if not calibration:
-        raise InputError("8-bit activations need calibration rows; give --calibration")
+        raise InputError(
+            "8-bit activations need calibration rows; give some (export: --select, quantize: --data)"
+        )
     cto = coremltools().optimize.coreml
     program = Package(Path(model.package_path), model.get_spec()).program()
     function = next(iter(program.functions.values()))

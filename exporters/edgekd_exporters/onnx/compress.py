@@ -39,7 +39,7 @@ def apply(
         if not calibration:
             raise InputError(
                 f"{plan.default} sets activation ranges from calibration rows and got none;"
-                " give training rows with --calibration, or use int8"
+                " give training rows (export: --select, quantize: --data), or use int8"
             )
         rows = [of_graph(bundle).encode([row]) for row in calibration]
         tables = dynamic.apply(model, chosen, bits, kinds=("table",))
