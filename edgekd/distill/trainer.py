@@ -12,6 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from safetensors.torch import load_model, save_model
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from edgekd.distill.examples import Examples, SeededOrder
+from edgekd.distill.first_token import first_positions
 from edgekd.distill.transfer import Transfer
 from edgekd.errors import InputError
 from edgekd.progress import Advance, track
@@ -32,6 +34,7 @@ WEIGHTS = "weights.safetensors"  # under the modules' own names
 PROJECTIONS = "objective.safetensors"  # what the losses own, beside the model in a checkpoint
 SHARES = "gradient-shares.json"
 NOT_INPUTS = frozenset({"labels", "places", "mask"})
+PROBE = 4  # rows on which a model shows which positions it reads
 COMPLETE = "complete"  # written into a checkpoint last: without it the checkpoint is not used
 
 
@@ -93,7 +96,11 @@ def train(
         arguments._n_gpu = 1
     started = time.monotonic()
     objective = transfer.objective
-    with track(f"train {what}", steps, unit="steps") as advance, transfer.student.on(model) as read:
+    with (
+        track(f"train {what}", steps, unit="steps") as advance,
+        transfer.student.on(model) as read,
+        _narrowed(model, examples, transfer),
+    ):
         trainer = _DistillTrainer(
             model=model,
             args=arguments,
@@ -119,6 +126,22 @@ def train(
         ],
         shares=trainer.shares or json.loads((folder / SHARES).read_text(encoding="utf-8")),
     )
+
+
+def _narrowed(
+    model: torch.nn.Module, examples: Examples, transfer: Transfer
+) -> AbstractContextManager[Any]:
+    """The last layer computes only what the objective reads, where that is the logits alone."""
+    if transfer.student.wanted or examples.task.per_token:
+        return nullcontext()
+    feeds = _feeds(examples.collate(range(min(len(examples), PROBE))))
+    task, config, mask = examples.task, model.config, feeds.get("attention_mask")
+    return first_positions(model, feeds, lambda said: task.read(said, config, mask))
+
+
+def _feeds(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of a batch the model reads."""
+    return {k: v for k, v in batch.items() if k not in NOT_INPUTS and k[:8] != "teacher."}
 
 
 def step_count(rows: int, settings: Training) -> int:
@@ -178,7 +201,7 @@ class _DistillTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        feeds = {k: v for k, v in inputs.items() if k not in NOT_INPUTS and k[:8] != "teacher."}
+        feeds = _feeds(inputs)
         tapped = bool(self.transfer.student.wanted)
         said = model(**feeds, output_hidden_states=True) if tapped else model(**feeds)
         task: Task = self.train_dataset.task  # type: ignore[union-attr]
