@@ -4,11 +4,14 @@
     python benchmarks/gate_error_rates.py record  BUNDLE --data test.csv --pairs 60
     python benchmarks/gate_error_rates.py measure BUNDLE --data test.csv
     python benchmarks/gate_error_rates.py report
+    python benchmarks/gate_error_rates.py replay
 
 ``simulate`` draws pairs from recorded A/A noise and from synthetic noise and lets the gate decide
-2,000 times per row. ``measure`` runs whole gates: 60 A/A, and 20 each against a candidate that
+2,000 times per row; holds the effect and the floor that it prints against its own decisions; and
+slows the whole machine down in the middle of gates. ``measure`` runs whole gates: 60 A/A, and 20 each against a candidate that
 does about 10 % and 20 % real extra work, whose true ratio is measured over 200 pairs. Every gate
-is kept as raw JSON under ``--out``; a killed run continues where it was.
+is kept as raw JSON under ``--out``; a killed run continues where it was. ``replay`` decides every
+kept gate again, from its raw pairs, by the code as it is.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ from typing import Any
 import numpy as np
 
 from edgekd import profiles, tasks
-from edgekd.bench import environment, sequential
-from edgekd.bench.gate import Arm, gate, measure_pair
+from edgekd.bench import environment, power, sequential, statistics
+from edgekd.bench.gate import Arm, from_dict, gate, measure_pair
 from edgekd.bench.measure import HERE, spread
 from edgekd.bench.sequential import Pair, Plan
 from edgekd.bench.worker import write_feeds
@@ -38,6 +41,7 @@ from edgekd.data import read_rows
 OUT = Path(__file__).parent / "gate_error_rates"
 REPETITIONS = 2000
 EFFECTS = (0.0, 0.05, 0.10, 0.20)
+QUICK = Plan(resamples=10)  # the printed interval plays no part in a decision
 Noise = Callable[[np.random.Generator, int], np.ndarray]
 
 
@@ -84,35 +88,106 @@ def _drawn_from(logs: np.ndarray) -> Noise:
 
 
 def simulate(out: Path) -> None:
-    plan = Plan(resamples=10)  # the printed interval plays no part in a decision
-    rows = []
     noises = recorded(out) | synthetic()
-    for name, noise in noises.items():
-        for effect in EFFECTS:
-            generator = np.random.default_rng(0)
-            verdicts: Counter[str] = Counter()
-            pairs = 0
-            for _ in range(REPETITIONS):
-                logs = noise(generator, plan.looks[-1] + plan.confirm) + math.log1p(effect)
-                outcome = sequential.run(_source(logs), plan)
-                verdicts[outcome.verdict] += 1
-                pairs += len(outcome.pairs) + len(outcome.confirmation)
-            row: dict[str, Any] = {"noise": name, "effect": effect, "pairs": pairs / REPETITIONS}
-            row |= {verdict: verdicts[verdict] / REPETITIONS for verdict in sequential.EXIT_CODES}
-            rows.append(row)
-    document = {"schema": "edgekd.gate-simulation/1", "repetitions": REPETITIONS, "rows": rows}
+    document = {
+        "schema": "edgekd.gate-simulation/2",
+        "repetitions": REPETITIONS,
+        "rows": [_verdicts(name, noises[name], effect) for name in noises for effect in EFFECTS],
+        "printed": [_printed(name, noise) for name, noise in noises.items()],
+        "machines": [_machine(name, pace, e) for name, pace in paces().items() for e in (0, 0.1)],
+    }
     (out / "simulation.json").write_text(json.dumps(document, indent=2) + "\n")
+    order = ("regressed", "inconclusive", "unchanged", "improved")
     print("| noise | true effect | regressed | inconclusive | unchanged | improved | pairs |")
     print("|---|---|---|---|---|---|---|")
-    for row in rows:
-        shares = " | ".join(
-            f"{row[v]:.1%}" for v in ("regressed", "inconclusive", "unchanged", "improved")
-        )
+    for row in document["rows"]:
+        shares = " | ".join(f"{row[v]:.1%}" for v in order)
         print(f"| {row['noise']} | {row['effect']:+.0%} | {shares} | {row['pairs']:.1f} |")
+    print("\n| noise | detectable | called regressed there | floor | equal is unchanged there |")
+    print("|---|---|---|---|---|")
+    for row in document["printed"]:
+        print(
+            f"| {row['noise']} | {row['detectable']:.1%} | {row['regressed']:.1%} |"
+            f" {row['floor']:.1%} | {row['unchanged']:.1%} |"
+        )
+    print("\n| machine | true effect | contaminated | regressed | inconclusive | unchanged |")
+    print("|---|---|---|---|---|---|")
+    for row in document["machines"]:
+        shares = " | ".join(f"{row[v]:.1%}" for v in ("contaminated", *order[:3]))
+        print(f"| {row['machine']} | {row['effect']:+.0%} | {shares} |")
 
 
-def _source(logs: np.ndarray) -> Callable[[int], Pair]:
-    return lambda index: Pair({"p50": float(logs[index])}, 0.0, {})
+def _verdicts(name: str, noise: Noise, effect: float, plan: Plan = QUICK) -> dict[str, Any]:
+    """Shares of verdicts at a true effect, and pairs used on average."""
+    generator = np.random.default_rng(0)
+    verdicts: Counter[str] = Counter()
+    pairs = 0
+    for _ in range(REPETITIONS):
+        logs = noise(generator, plan.looks[-1] + plan.confirm) + math.log1p(effect)
+        outcome = sequential.run(_source(logs), plan)
+        verdicts[outcome.verdict] += 1
+        pairs += len(outcome.pairs) + len(outcome.confirmation)
+    shares = {verdict: verdicts[verdict] / REPETITIONS for verdict in sequential.EXIT_CODES}
+    return {"noise": name, "effect": effect, "pairs": pairs / REPETITIONS, **shares}
+
+
+def _printed(name: str, noise: Noise) -> dict[str, Any]:
+    """What the gate would print of this noise if it knew its spread, and what then happens."""
+    sd = statistics.robust_sd(noise(np.random.default_rng(1), 100_000))
+    effect, floor = power.detectable(sd, QUICK), power.floor(sd, QUICK)
+    return {
+        "noise": name,
+        "detectable": effect,
+        "regressed": _verdicts(name, noise, effect)["regressed"],
+        "floor": floor,
+        "unchanged": _verdicts(name, noise, 0.0, replace(QUICK, tolerance=floor))["unchanged"],
+    }
+
+
+def paces() -> dict[str, Noise]:
+    """Times of the control kernel, pair by pair: a steady machine, restless ones, ones gone bad."""
+
+    def slower(factor: float) -> Noise:
+        """From a pair on that is drawn anew each time, everything takes ``factor`` as long."""
+
+        def draw(generator: np.random.Generator, n: int) -> np.ndarray:
+            pace = generator.lognormal(0, 0.02, n)
+            pace[int(generator.integers(2, 7)) :] *= factor
+            return pace
+
+        return draw
+
+    return {
+        "steady, sd 2 %": lambda g, n: g.lognormal(0, 0.02, n),
+        "restless, sd 20 %": lambda g, n: g.lognormal(0, 0.20, n),
+        "restless, sd 60 %": lambda g, n: g.lognormal(0, 0.60, n),
+        "1.2 times as slow from pair 3 to 7 on": slower(1.2),
+        "twice as slow from pair 3 to 7 on": slower(2.0),
+    }
+
+
+def _machine(name: str, pace: Noise, effect: float) -> dict[str, Any]:
+    """Verdicts where pairs have a normal noise of 2 %, three times that where all is slower."""
+    generator = np.random.default_rng(0)
+    counts: Counter[str] = Counter()
+    for _ in range(REPETITIONS):
+        kernel = pace(generator, QUICK.looks[-1] + QUICK.confirm)
+        spread_of = 0.02 * np.where(kernel > 1.5 * np.median(kernel[:2]), 3.0, 1.0)
+        logs = generator.normal(math.log1p(effect), spread_of)
+        outcome = sequential.run(_source(logs, kernel), QUICK)
+        counts[outcome.verdict] += 1
+        counts["contaminated"] += outcome.contaminated
+    names = (*sequential.EXIT_CODES, "contaminated")
+    shares = {key: counts[key] / REPETITIONS for key in names}
+    return {"machine": name, "effect": effect, **shares}
+
+
+def _source(logs: np.ndarray, kernel: np.ndarray | None = None) -> Callable[[int], Pair]:
+    def draw(index: int) -> Pair:
+        time = None if kernel is None else float(kernel[index])
+        return Pair({"p50": float(logs[index])}, 0.0, {}, time)
+
+    return draw
 
 
 def record(out: Path, bundle: Path, data: Path, pairs: int) -> None:
@@ -180,6 +255,47 @@ def report(out: Path) -> None:
                 str(counts[v]) for v in ("regressed", "inconclusive", "unchanged", "improved")
             )
             print(f"| {folder.name} | {label} | {len(found)} | {shares} | {seconds:.0f} |")
+
+
+def replay(out: Path) -> None:
+    """Every kept gate decided again: the verdicts now, how many differ, and what is new of them."""
+    rows = []
+    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
+        for name in ("aa", "slow10", "slow20"):
+            files = sorted(folder.glob(f"{name}-*.json"))
+            then = [json.loads(file.read_text()) for file in files]
+            now = [from_dict(document) for document in then]
+            if not now:
+                continue
+            first = [gate.outcome.findings[0] for gate in now]
+            old = [document["findings"][0]["verdict"] for document in then]
+            kept = [gate.outcome.pace_ratio for gate in now if gate.outcome.pace_ratio]
+            rows.append(
+                {
+                    "bundle": folder.name,
+                    "candidate": name,
+                    "gates": len(now),
+                    **Counter(finding.verdict for finding in first),
+                    "changed": sum(a != b.verdict for a, b in zip(old, first, strict=True)),
+                    "median_detectable": float(np.median([f.mde for f in first])),
+                    "median_floor": float(np.median([f.floor for f in first])),
+                    "dependent_pairs": sum(f.runs_p <= 0.01 for f in first),
+                    "pace_ratios": [round(ratio, 3) for ratio in kept],
+                }
+            )
+    document = {"schema": "edgekd.gate-replay/1", "rows": rows}
+    (out / "replay.json").write_text(json.dumps(document, indent=2) + "\n")
+    print(
+        "| bundle | candidate | gates | verdicts | changed | detectable | floor | runs p <= 1 % |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        verdicts = ", ".join(f"{row[v]} {v}" for v in sequential.EXIT_CODES if v in row)
+        print(
+            f"| {row['bundle']} | {row['candidate']} | {row['gates']} | {verdicts} |"
+            f" {row['changed']} | {row['median_detectable']:.1%} | {row['median_floor']:.1%} |"
+            f" {row['dependent_pairs']} |"
+        )
 
 
 def _pairs(baseline: Path, candidate: Path, data: Path, start: int, stop: int) -> Iterator[Pair]:
@@ -273,7 +389,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=("simulate", "record", "measure", "report"))
+    parser.add_argument("action", choices=("simulate", "record", "measure", "report", "replay"))
     parser.add_argument("bundle", type=Path, nargs="?")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--pairs", type=int, default=60)
@@ -284,14 +400,12 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     if given.action in ("record", "measure") and not (given.bundle and given.data):
         parser.error(f"{given.action} needs a bundle and --data")
-    if given.action == "simulate":
-        simulate(given.out)
-    elif given.action == "record":
+    if given.action == "record":
         record(given.out, given.bundle, given.data, given.pairs)
     elif given.action == "measure":
         measure(given.out, given.bundle, given.data, given.gates, given.slow_gates)
     else:
-        report(given.out)
+        {"simulate": simulate, "report": report, "replay": replay}[given.action](given.out)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgekd import exporter as exporters
-from edgekd.bench import environment, sequential
+from edgekd.bench import environment, power, sequential
 from edgekd.bench.measure import HERE, check_target, prepare, spread
 from edgekd.bench.runner import Runner
 from edgekd.bench.sequential import Outcome, Pair, Plan, Verdict
@@ -74,6 +74,8 @@ class GateResult:
             "exact": [asdict(exact) for exact in self.exact],
             "findings": [asdict(finding) for finding in outcome.findings],
             "control_ratio": outcome.control_ratio,
+            "pace_ratio": outcome.pace_ratio,
+            "cautions": list(outcome.cautions),
             "contaminated": outcome.contaminated,
             "plan": asdict(self.plan),
             "environment": dict(self.environment),
@@ -192,6 +194,11 @@ def check_plan(plan: Plan) -> None:
     unknown = sorted(set(plan.metrics) - set(METRICS))
     if unknown or not plan.metrics:
         raise InputError(f"unknown metric {unknown}; the noisy metrics are {', '.join(METRICS)}")
+    if not math.isfinite(power.detectable(0.01, plan)):
+        raise InputError(
+            f"looks at {', '.join(map(str, plan.looks))} pairs with these errors can never call"
+            f" {len(plan.metrics)} metrics regressed; plan more pairs or gate fewer metrics"
+        )
 
 
 def check_comparable(baseline: Bundle, candidate: Bundle) -> None:
@@ -317,7 +324,8 @@ def measure_pair(arms: Mapping[str, Arm], index: int, plan: Plan, pace: list[int
         ratios["p50"] = _paired(slices)
     for name in arms:
         found[name] |= {"p50": float(np.median(slices[name])), "slices_ms": slices[name]}
-    return Pair(ratios, _paired(controls), {"first": order[0], **found})
+    kernel = float(np.median([value for each in controls.values() for value in each]))
+    return Pair(ratios, _paired(controls), {"first": order[0], **found}, kernel)
 
 
 def _paired(slices: Mapping[str, Sequence[float]]) -> float:

@@ -101,14 +101,17 @@ def gate(console: Console, result: GateResult) -> None:
     if not changed:
         names = ", ".join(exact.metric for exact in result.exact)
         console.print(f"  exactly equal: {names}", markup=False)
+    for caution in result.outcome.cautions:
+        console.print(f"  caution: {caution}", markup=False)
 
 
 def sentence(finding: Finding) -> str:
-    """``p50: regressed, 1.103 [1.09, 1.12] of the baseline over 8 pairs; smallest effect …``"""
+    """``p50: regressed, 1.103 [1.09, 1.12] of the baseline over 8 pairs; 8 of 10 …``"""
     low, high = finding.ratio_ci
     text = (
         f"{finding.metric}: {finding.verdict}, {finding.ratio:.3f} [{low:.3f}, {high:.3f}] of the"
-        f" baseline over {finding.pairs} pairs; smallest effect that would show: {finding.mde:.1%}"
+        f" baseline over {finding.pairs} pairs; of 10 gates 8 would call {finding.mde:.1%} slower"
+        f" regressed; independence of the pairs: runs test p = {finding.runs_p:.2g}"
     )
     return f"{text}; {finding.why}" if finding.why else text
 
@@ -119,6 +122,7 @@ def gate_markdown(result: GateResult) -> str:
     rows = [
         f"| {f.metric} | {MARKS[f.verdict]} {f.verdict} | {f.ratio:.3f} |"
         f" {f.ratio_ci[0]:.3f} to {f.ratio_ci[1]:.3f} | {f.mde:.1%} | {f.pairs} |"
+        f" p = {f.runs_p:.2g} |"
         for f in result.outcome.findings
     ]
     exact = [
@@ -126,13 +130,15 @@ def gate_markdown(result: GateResult) -> str:
         for e in result.exact
     ]
     whys = [f"- {f.metric}: {f.why}" for f in result.outcome.findings if f.why]
+    whys += [f"- caution: {caution}" for caution in result.outcome.cautions]
     machine = result.environment
     return "\n".join(
         [
             f"## edgekd gate: {MARKS[result.verdict]} {result.verdict}",
             "",
-            "| metric | verdict | candidate / baseline | 95 % interval | detectable | pairs |",
-            "|---|---|---|---|---|---|",
+            "| metric | verdict | candidate / baseline | 95 % interval | detectable at 80 % power |"
+            " pairs | runs test |",
+            "|---|---|---|---|---|---|---|",
             *rows,
             "",
             "| exact figure | verdict | baseline | candidate |",
@@ -140,12 +146,17 @@ def gate_markdown(result: GateResult) -> str:
             *exact,
             "",
             *whys,
-            f"Tolerance {plan.tolerance:.1%}; control kernel {result.outcome.control_ratio:.3f};"
+            f"Tolerance {plan.tolerance:.1%}; control kernel {result.outcome.control_ratio:.3f}"
+            f" between the sides, {_pace(result.outcome.pace_ratio)} over time;"
             f" {machine.get('cpu')}, {machine.get('usable_cores')} cores, steal"
             f" {machine.get('steal_percent')} %.",
             "",
         ]
     )
+
+
+def _pace(ratio: float | None) -> str:
+    return "not kept" if ratio is None else f"{ratio:.3f}"
 
 
 def gate_chart(result: GateResult) -> list[dict[str, Any]]:

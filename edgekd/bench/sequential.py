@@ -3,9 +3,10 @@
 Pairs are looked at a planned number of times. At each look a one-sided exact sign test asks
 whether the median log-ratio lies beyond the tolerance (regressed, improved) or inside it on both
 sides (unchanged: equivalence, not the absence of significance). The errors of the looks add up
-to the error of the gate at the very edge of the tolerance, whatever the noise is like (union
-bound): 0.39 % + 1.06 % + 0.81 % = 2.3 % per side. With no true change it is far less, and a
-``regressed`` has to be confirmed by pairs that had no part in it.
+to the error of the gate at the very edge of the tolerance (union bound): 0.39 % + 1.06 % + 0.81 %
+= 2.3 % per side, for noise of any shape as long as the pairs are independent of each other. With
+no true change it is far less, and a ``regressed`` has to be confirmed by pairs that had no part in
+it. Whether pairs resemble their neighbours is tested and said (:func:`statistics.runs_test`).
 
 Bootstrap intervals are printed for the reader. They do not decide, because with 8 pairs a
 percentile bootstrap is 95 % in name only.
@@ -20,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgekd.bench import statistics
+from edgekd.bench import power, statistics
 
 Verdict = Literal["regressed", "improved", "unchanged", "inconclusive"]
 EXIT_CODES: Mapping[Verdict, int] = {
@@ -29,6 +30,8 @@ EXIT_CODES: Mapping[Verdict, int] = {
     "unchanged": 0,
     "inconclusive": 3,
 }
+_DEPENDENT = 0.01  # p of the runs test from which it is said
+_BY_CHANCE = 0.03  # p under which a change of pace is one: eight pairs can reach it, 4 against 4
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Plan:
     errors: tuple[float, ...] = (0.004, 0.011, 0.010)
     confirm: int = 8
     control_tolerance: float = 0.05
+    pace_tolerance: float = 0.5  # of the machine's own pace, between the gate's two halves
     slices: int = 16  # turns that each process of a pair takes
     slice_ms: float = 25.0  # about how long the slower one's turn lasts
     resamples: int = 10_000  # of the printed bootstrap interval
@@ -64,17 +68,25 @@ class Pair:
     """One baseline process and one candidate process, measured against each other.
 
     ``log_ratio`` is log(candidate / baseline) by metric; ``control`` is that of the fixed kernel
-    that both ran. ``raw`` keeps what they came from.
+    that both ran. ``raw`` keeps what they came from. ``kernel_ms`` is that kernel's own time,
+    which tells a slow-down that fell on both; None in records that did not keep it.
     """
 
     log_ratio: Mapping[str, float]
     control: float
     raw: Mapping[str, Any]
+    kernel_ms: float | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One metric's verdict. Ratios are candidate / baseline; ``mde`` is a fraction (0.02 = 2 %)."""
+    """One metric's verdict. Ratios are candidate / baseline.
+
+    ``mde`` and ``floor`` are fractions (0.02 = 2 %) that hold for this noise and the whole plan:
+    the smallest slowdown that would be called regressed with 80 % power, and the smallest
+    tolerance at which equal bundles would be called unchanged with 80 % power. ``runs_p`` is small
+    where pairs resemble their neighbours, so that they are not independent.
+    """
 
     metric: str
     verdict: Verdict
@@ -83,18 +95,26 @@ class Finding:
     bounds: tuple[float, float]  # exact, at the error of the look that decided
     sd: float  # robust, of one pair's log-ratio
     mde: float
+    floor: float
+    runs_p: float
     pairs: int
     why: str | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The verdict over all metrics, and every pair it rests on."""
+    """The verdict over all metrics, and every pair it rests on.
+
+    ``pace_ratio`` is the control kernel's time in the later half over the earlier half, where it
+    was kept. ``cautions`` say what a reader should know besides the verdict.
+    """
 
     verdict: Verdict
     findings: tuple[Finding, ...]
     control_ratio: float
+    pace_ratio: float | None
     contaminated: bool
+    cautions: tuple[str, ...]
     pairs: tuple[Pair, ...]
     confirmation: tuple[Pair, ...]
 
@@ -154,20 +174,74 @@ def conclude(
 ) -> Outcome:
     """Hold the findings against the confirmation and the control."""
     confirmed = [_confirm(finding, confirmation, plan) for finding in findings]
-    control = math.exp(float(np.median([p.control for p in [*pairs, *confirmation]])))
-    contaminated = abs(control - 1) > plan.control_tolerance
-    if contaminated:
+    every = [*pairs, *confirmation]
+    control = math.exp(float(np.median([p.control for p in every])))
+    pace, by_chance = _pace(every) or (None, 1.0)
+    moved = abs(math.log(pace)) if pace and by_chance <= _BY_CHANCE else 0.0
+    cautions = [text for finding in findings for text in _cautions(finding, plan)]
+    why = None
+    if abs(control - 1) > plan.control_tolerance:
         why = (
-            f"the machine changed under the measurement: the fixed control kernel ran at"
-            f" {control:.3f} of its pace"
+            "the machine favoured one side: the fixed control kernel took"
+            f" {control:.3f} times as long beside the candidate"
         )
+    elif moved > math.log1p(plan.pace_tolerance):
+        why = (
+            "the machine changed under the measurement: its later half ran the fixed control"
+            f" kernel in {pace:.2f} times the time of its earlier half"
+        )
+    elif moved > math.log1p(plan.control_tolerance):
+        cautions.append(
+            f"the machine's pace moved: the control kernel took {pace:.2f} times as long in the"
+            " later half, for both sides"
+        )
+    if why:
         confirmed = [replace(f, verdict="inconclusive", why=why) for f in confirmed]
     verdicts = [finding.verdict for finding in confirmed]
     order: tuple[Verdict, ...] = ("regressed", "inconclusive", "improved", "unchanged")
     overall = next(verdict for verdict in order if verdict in verdicts)
     return Outcome(
-        overall, tuple(confirmed), control, contaminated, tuple(pairs), tuple(confirmation)
+        verdict=overall,
+        findings=tuple(confirmed),
+        control_ratio=control,
+        pace_ratio=pace,
+        contaminated=why is not None,
+        cautions=tuple(cautions),
+        pairs=tuple(pairs),
+        confirmation=tuple(confirmation),
     )
+
+
+def _pace(pairs: Sequence[Pair]) -> tuple[float, float] | None:
+    """The control kernel's median time in the later half over the earlier half, and by chance.
+
+    By chance: the exact p-value of a rank test, because paces have a spread of their own. None
+    where the kernel's time was not kept.
+    """
+    from scipy.stats import mannwhitneyu
+
+    times = [pair.kernel_ms for pair in pairs if pair.kernel_ms is not None]
+    if len(times) < max(2, len(pairs)):
+        return None
+    half = len(times) // 2
+    earlier, later = times[:half], times[-half:]
+    p = mannwhitneyu(earlier, later, method="exact").pvalue
+    return float(np.median(later) / np.median(earlier)), float(p)
+
+
+def _cautions(finding: Finding, plan: Plan) -> list[str]:
+    texts = []
+    if finding.floor > plan.tolerance:
+        texts.append(
+            f"{finding.metric}: the tolerance of {plan.tolerance:.1%} is under this machine's floor"
+            f" of {finding.floor:.1%}; most gates of equal bundles would stay inconclusive"
+        )
+    if finding.runs_p <= _DEPENDENT:
+        texts.append(
+            f"{finding.metric}: neighbouring pairs resemble each other (runs test, p ="
+            f" {finding.runs_p:.2g}); the error rates hold for independent pairs"
+        )
+    return texts
 
 
 def _finding(
@@ -177,7 +251,7 @@ def _finding(
     interval = statistics.median_interval(logs, resamples=plan.resamples, seed=plan.seed)
     low, high = statistics.order_interval(logs, error)
     sd = statistics.robust_sd(logs)
-    mde = math.expm1(statistics.minimal_detectable_effect(sd, len(logs)))
+    floor = power.floor(sd, plan)
     return Finding(
         metric=metric,
         verdict=verdict,
@@ -185,24 +259,25 @@ def _finding(
         ratio_ci=(math.exp(interval.low), math.exp(interval.high)),
         bounds=(math.exp(low), math.exp(high)),
         sd=sd,
-        mde=mde,
+        mde=power.detectable(sd, plan),
+        floor=floor,
+        runs_p=statistics.runs_test(logs),
         pairs=len(logs),
-        why=_why_inconclusive(interval.value, sd, mde, len(logs), plan)
+        why=_why_inconclusive(interval.value, sd, floor, len(logs), plan)
         if verdict == "inconclusive"
         else None,
     )
 
 
-def _why_inconclusive(value: float, sd: float, mde: float, pairs: int, plan: Plan) -> str:
-    if mde > plan.tolerance:
+def _why_inconclusive(value: float, sd: float, floor: float, pairs: int, plan: Plan) -> str:
+    if floor > plan.tolerance:
         return (
             f"the tolerance of {plan.tolerance:.1%} is under what this machine can tell with"
-            f" {pairs} pairs ({mde:.1%}); raise the tolerance or use a quieter machine"
+            f" {plan.looks[-1]} pairs ({floor:.1%}); raise the tolerance or use a quieter machine"
         )
     room = min(abs(value - plan.upper), abs(value - plan.lower))
-    # Pairs at which 2.3 standard errors of the median, the last look's bound, fit the room.
-    needed = math.ceil((2.3 * 1.2533 * sd / room) ** 2) if room > 0 else pairs * 100
-    if needed > 20 * pairs:
+    needed = power.pairs_needed(room, sd, plan.errors[-1])
+    if needed is None or needed > 20 * pairs:
         return "the true ratio lies so near to the tolerance that no number of pairs decides it"
     return f"needs about {max(needed - pairs, 1)} more pairs"
 

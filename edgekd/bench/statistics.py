@@ -8,6 +8,7 @@ process, never the iteration. Needs NumPy and SciPy alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -163,14 +164,6 @@ def robust_sd(values: Sequence[float] | np.ndarray) -> float:
     return float((high - low) / 1.3489795)
 
 
-def minimal_detectable_effect(sd: float, pairs: int) -> float:
-    """The smallest log-ratio seen with 80 % power at a two-sided 5 % by ``pairs`` pairs.
-
-    2.8 standard errors of a mean, 1.25 of them for a median of about normal values.
-    """
-    return 2.8 * 1.2533 * sd / float(np.sqrt(pairs))
-
-
 def latency_summary(samples: np.ndarray) -> dict[str, object]:
     """Percentiles in ms that the number of samples supports; the others are None, with why.
 
@@ -194,15 +187,36 @@ def sign_test(values: Sequence[float] | np.ndarray, threshold: float) -> tuple[f
     """Exact one-sided p-values that the median of independent values is (above, below).
 
     Small ``above`` speaks for a median above ``threshold``. Nothing is assumed of the values'
-    distribution, and at 8 values the p-values are as exact as at 800.
+    distribution, only that they are independent (:func:`runs_test`); at 8 values the p-values are
+    as exact as at 800.
     """
     array = np.asarray(values, np.float64)
     over, under = int((array > threshold).sum()), int((array < threshold).sum())
-    return _at_least(over, len(array)), _at_least(under, len(array))
+    return at_least(over, len(array)), at_least(under, len(array))
+
+
+def runs_test(values: Sequence[float] | np.ndarray) -> float:
+    """Exact p-value that values in order change sides of their median as seldom as these did.
+
+    Small where neighbours resemble each other, so that they are not independent (Wald and
+    Wolfowitz 1940, one-sided). Values at the median are left out; 1 where one side is empty.
+    """
+    array = np.asarray(values, np.float64)
+    sides = (array > np.median(array))[array != np.median(array)]
+    above, below = int(sides.sum()), int((~sides).sum())
+    if not above or not below:
+        return 1.0
+    runs = 1 + int((sides[1:] != sides[:-1]).sum())
+    ways = 0
+    for count in range(2, runs + 1):
+        more, fewer = (count + 1) // 2, count // 2  # runs of the side that begins, of the other
+        ways += math.comb(above - 1, more - 1) * math.comb(below - 1, fewer - 1)
+        ways += math.comb(above - 1, fewer - 1) * math.comb(below - 1, more - 1)
+    return ways / math.comb(above + below, above)
 
 
 @cache
-def _at_least(count: int, n: int) -> float:
+def at_least(count: int, n: int) -> float:
     """P(at least ``count`` heads in ``n`` throws of a fair coin)."""
     from scipy.stats import binom
 

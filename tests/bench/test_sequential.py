@@ -6,9 +6,10 @@ import pytest
 from edgekd.bench.sequential import Pair, Plan, replay, run
 
 
-def source(logs, control=0.0):
-    """Pairs from given log-ratios of p50, in order."""
-    return lambda index: Pair({"p50": float(logs[index])}, control, {})
+def source(logs, control=0.0, kernel=None):
+    """Pairs from given log-ratios of p50, in order; ``kernel`` holds the control's times."""
+    times = [None] * len(logs) if kernel is None else kernel
+    return lambda index: Pair({"p50": float(logs[index])}, control, {}, times[index])
 
 
 def noise(seed, true=0.0, sd=0.02, n=60):
@@ -40,7 +41,8 @@ def test_tolerance_under_the_floor_is_said():
     outcome = run(source(noise(0, sd=0.2)), Plan(tolerance=0.01))
     assert outcome.verdict == "inconclusive"
     assert "under what this machine can tell" in outcome.findings[0].why
-    assert outcome.findings[0].mde > 0.01
+    assert outcome.findings[0].floor > 0.01
+    assert any("floor" in caution for caution in outcome.cautions)
 
 
 def test_regression_that_fresh_pairs_do_not_confirm():
@@ -54,6 +56,45 @@ def test_control_that_moved_overrules():
     outcome = run(source(noise(0, 0.5), control=0.1), Plan())
     assert outcome.contaminated and outcome.verdict == "inconclusive"
     assert "control kernel" in outcome.findings[0].why
+
+
+@pytest.mark.parametrize(("factor", "said"), [(2.0, "contaminated"), (1.2, "caution"), (1.0, "")])
+@pytest.mark.parametrize("true", [0.0, 0.5])
+def test_machine_that_slows_down_for_both_sides(factor, said, true):
+    """The ratio does not see it; the control held against itself does, and says how much."""
+    pace = 10.0 * np.random.default_rng(2).lognormal(0, 0.01, 60)
+    count = 8 if true == 0.0 else 16
+    pace[count // 2 :] *= factor
+    outcome = run(source(noise(0, true, sd=0.005), kernel=pace), Plan())
+    assert outcome.contaminated == (said == "contaminated")
+    assert outcome.pace_ratio == pytest.approx(factor, rel=0.05)
+    if said == "contaminated":
+        assert outcome.verdict == "inconclusive" and "later half" in outcome.findings[0].why
+    else:
+        assert outcome.verdict == ("regressed" if true else "unchanged")
+        assert any("pace moved" in caution for caution in outcome.cautions) == (said == "caution")
+
+
+def test_spread_of_the_pace_is_no_change_of_it():
+    """A machine as unsteady as +-40 % all along: seldom called changed."""
+    generator = np.random.default_rng(0)
+    called = 0
+    for _ in range(300):
+        pace = generator.lognormal(0, 0.4, 60)
+        called += run(source(noise(0, sd=0.005), kernel=pace), Plan(resamples=10)).contaminated
+    assert called / 300 < 0.03 + 3 * math.sqrt(0.03 / 300)
+
+
+def test_pace_that_was_not_kept():
+    outcome = run(source(noise(0)), Plan())
+    assert outcome.pace_ratio is None and not outcome.contaminated
+
+
+def test_pairs_that_remember_the_pair_before_are_said():
+    logs = np.repeat(noise(4, sd=0.03, n=10), 6)
+    outcome = run(source(logs), Plan(tolerance=0.01))
+    assert outcome.findings[0].runs_p < 0.01
+    assert any("independent" in caution for caution in outcome.cautions)
 
 
 def test_interval_and_detectable_effect_are_always_there():

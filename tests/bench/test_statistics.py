@@ -96,15 +96,30 @@ def test_holm_never_favours_and_keeps_the_order(p_values):
     assert all(adjusted[a] <= adjusted[b] for a, b in itertools.pairwise(ordered))
 
 
-def test_robust_sd_and_detectable_effect():
+def test_robust_sd():
     values = np.random.default_rng(0).normal(0, 0.045, 100_000)
     assert statistics.robust_sd(values) == pytest.approx(0.045, rel=0.02)
-    # A median's standard error is sqrt(pi/2) of a mean's: simulated, at 80 % power.
-    effect = statistics.minimal_detectable_effect(0.045, 101)
-    medians = np.median(np.random.default_rng(1).normal(effect, 0.045, (20_000, 101)), axis=1)
-    spread = np.std(medians)
-    power = np.mean(medians > 1.96 * spread)
-    assert power == pytest.approx(0.80, abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_runs_test_counts_orders(seed):
+    """By brute force: the share of all orders with as few runs as the observed one."""
+    values = np.random.default_rng(seed).normal(size=8)
+    sides = [bool(v > np.median(values)) for v in values]
+
+    def runs(order):
+        return 1 + sum(a != b for a, b in itertools.pairwise(order))
+
+    orders = list(itertools.permutations(sides))
+    share = np.mean([runs(order) <= runs(sides) for order in orders])
+    assert statistics.runs_test(values) == pytest.approx(share)
+
+
+def test_runs_test_of_blocks_and_of_turns():
+    blocks = np.repeat([0.0, 1.0], 15) + np.random.default_rng(0).normal(0, 0.1, 30)
+    assert statistics.runs_test(blocks) < 1e-6
+    assert statistics.runs_test(np.tile([0.0, 1.0], 15)) > 0.999
+    assert statistics.runs_test([2.0, 2.0, 2.0]) == 1.0
 
 
 def test_two_stage_interval_covers_the_spread_between_processes():
