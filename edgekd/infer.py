@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from edgekd.progress import track
 
 if TYPE_CHECKING:
     from edgekd.models import LoadedModel
+    from edgekd.signals.label import Engine
     from edgekd.signals.store import SignalStore
     from edgekd.tasks import Task
 
@@ -65,16 +67,18 @@ def label_into(
     task: Task,
     what: str,
     read: Callable[[Any, Any], Mapping[str, Any]] | None = None,
+    engine: Engine | None = None,
 ) -> int:
     """Store the teacher's signals of the rows that ``store`` lacks; return how many those were.
 
     ``read(said, feeds)`` gives intermediate signals after each forward pass; those per token are
-    stored without their padding.
+    stored without their padding. ``engine`` runs the planned batches elsewhere; signals that are
+    read from inside the model stay here.
     """
     from edgekd.signals.keys import keys
     from edgekd.signals.label import label
 
-    names = keys(rows)
+    names, fields = keys(rows), dict(store.spec.fields)
     seen = 0
     with track(what, len(store.missing(names))) as advance:
 
@@ -84,13 +88,13 @@ def label_into(
             seen = done
 
         def run_teacher(batch: Sequence[Row]) -> Mapping[str, Any]:
-            if read is None:
-                said = forward(model, batch, task)
-                kept = task.signals(said, batch, model.preprocessor, store.spec.fields)
-                return _per_place(task, kept)
-            return _intermediate(model, batch, read, store)
+            said = forward(model, batch, task)
+            return _per_place(task, task.signals(said, batch, model.preprocessor, fields))
 
-        return label(rows, names, run_teacher, store, progress=progress)
+        run: Callable[[Sequence[Row]], Mapping[str, Any]] = run_teacher
+        if read is not None:
+            run, engine = partial(_intermediate, model, read=read, store=store), None
+        return label(rows, names, run, store, progress=progress, engine=engine or map)
 
 
 def _per_place(task: Task, kept: Mapping[str, np.ndarray]) -> Mapping[str, Any]:

@@ -26,12 +26,29 @@ def label(
     max_length: Annotated[
         int | None, typer.Option(min=2, help="Tokens of a row; running text is cut into blocks.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: over the workers of a Ray cluster.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray workers; as many as fit by default.")
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster to join (host:port or auto); else one is started here."),
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Store a teacher's signals by content: rows already there are not run again."""
+    """Store a teacher's signals by content: rows already there are not run again.
+
+    The batches are planned before they are handed out, so the store is the same whatever engine
+    ran the teacher; killed anywhere, the same command goes on.
+    """
+    from contextlib import nullcontext
+
     from edgekd import data as reading
     from edgekd import models, tasks
     from edgekd.blocks import cut
+    from edgekd.cluster import ray_engine
     from edgekd.errors import InputError
     from edgekd.infer import label_into
     from edgekd.pipeline.signals import signal_spec
@@ -39,6 +56,10 @@ def label(
 
     if dtype not in ("float16", "float32"):
         raise InputError(f"--dtype is float16 or float32, not '{dtype}'")
+    if engine not in ("local", "ray"):
+        raise InputError(f"--engine is local or ray, not '{engine}'")
+    if engine == "local" and (workers or ray_address):
+        raise InputError("--workers and --ray-address go with --engine ray")
     chosen = tasks.get(task or models.detect_task(teacher))
     columns = {"text": text} if text else {}
     rows = reading.read_rows(data, chosen, columns, labelled=False)
@@ -49,7 +70,8 @@ def label(
     elif top_k is not None:
         raise InputError(f"--top-k is for vocabularies, not for {chosen.name}")
     store = SignalStore.open(out, signal_spec(loaded, chosen, dtype, top_k))
-    new = label_into(store, loaded, rows, chosen, "label")
+    with ray_engine(workers, ray_address) if engine == "ray" else nullcontext(map) as mapped:
+        new = label_into(store, loaded, rows, chosen, "label", engine=mapped)
     document: dict[str, Any] = {
         "schema": "edgekd.label/1",
         "store": str(out),

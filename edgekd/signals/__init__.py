@@ -10,7 +10,7 @@ Nothing here imports torch.
 """
 
 from edgekd.signals.keys import fingerprint, key, keys
-from edgekd.signals.label import label, label_shard, plan
+from edgekd.signals.label import label, plan
 from edgekd.signals.store import Field, Signals, SignalSpec, SignalStore, pad
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "key",
     "keys",
     "label",
-    "label_shard",
     "pad",
     "plan",
 ]

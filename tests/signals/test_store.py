@@ -77,7 +77,7 @@ def test_progress_reaches_the_total(tmp_path):
 @given(st.permutations(range(5)), st.integers(0, 5))
 def test_the_order_of_writing_does_not_show(tmp_path_factory, order, interrupted):
     """Shards handed out to workers and finished in any order, with a restart in between."""
-    from edgekd.signals import label_shard, plan
+    from edgekd.signals import plan
 
     reference = tmp_path_factory.mktemp("reference")
     filled(reference)
@@ -85,8 +85,8 @@ def test_the_order_of_writing_does_not_show(tmp_path_factory, order, interrupted
     store = SignalStore.open(path, SPEC)
     planned = plan(keys(ROWS), store, 64)
     for number in order[:interrupted]:
-        positions = planned[number]
-        store.append(keys(ROWS)[positions], label_shard(ROWS, positions, teacher, 16))
+        part = [ROWS[i] for i in planned[number]]
+        label(part, keys(part), teacher, store, 16, shard_rows=64)
     filled(path)
     assert files(path) == files(reference)
 
