@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from edgekd.pipeline import preflight, shape
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.signals import label_rows, teacher_outputs
 from edgekd.pipeline.stage import Done
-from edgekd.pipeline.training import fit, train, weight_bytes
+from edgekd.pipeline.training import finish, fit, train, weight_bytes
 from edgekd.preprocess import Row
 from edgekd.sections import Control, Training
 
@@ -200,36 +201,45 @@ def student(context: Context, labelled: Done, nth: int = 0) -> Done:
 
 def control(context: Context, labelled: Done, nth: int = 0) -> Done:
     """Train the same student for the same steps on the labels alone."""
-    settings = context.recipe.distill
+    settings, tried = context.recipe.distill, None
     if isinstance(settings.control, Control):
-        rate = control_rate(context, labelled, settings.control).result["learning_rate"]
-        settings = settings.model_copy(update={"learning_rate": rate})
-    return _student(context, labelled, "student-no-kd", nth, settings)
+        tried = control_rate(context, labelled, settings.control)
+        settings = settings.model_copy(update={"learning_rate": tried.result["learning_rate"]})
+    return _student(context, labelled, "student-no-kd", nth, settings, None if nth else tried)
 
 
 def control_rate(context: Context, labelled: Done, spec: Control) -> Done:
-    """The learning rate that serves the control best, on the held-out rows and the first seed."""
+    """The learning rate that serves the control best, on the held-out rows and the first seed.
+
+    What was trained with it is the control of that seed, and is kept.
+    """
     recipe = context.recipe
 
     def make(scratch: Path) -> Mapping[str, Any]:
-
         scores: dict[str, float] = {}
+        best: dict[str, Any] = {}
         metric = context.task.metrics(context.labels)[0]
         references = context.task.references(context.selection, list(context.labels))
         for rate in spec.learning_rates:
             model = fresh_student(context, [*context.train, *context.unlabelled], recipe.seed)
             settings = recipe.distill.model_copy(update={"learning_rate": rate})
-            fit(context, model, settings, scratch / f"{rate:g}", "student-no-kd", recipe.seed)
+            outcome, kept = fit(
+                context, model, settings, scratch / f"{rate:g}", "student-no-kd", recipe.seed
+            )
             said = predict(model, context.selection, context.task, f"score at {rate:g}")
-            scores[f"{rate:g}"] = metric(context.task.decode(said, model.labels), references)
-        order = sorted(scores, key=lambda r: scores[r] if metric.lower_is_better else -scores[r])
-        return {"learning_rate": float(order[0]), "scores": scores}
+            score = metric(context.task.decode(said, model.labels), references)
+            scores[f"{rate:g}"] = score
+            sign = -1 if metric.lower_is_better else 1
+            if not best or sign * score > sign * scores[f"{best['learning_rate']:g}"]:
+                best = {"learning_rate": rate, "outcome": asdict(outcome), "kept": kept}
+                model.save(scratch / "output")
+        return {**best, "scores": scores}
 
     depends = {
         "rates": spec.learning_rates,
         **_depends(context, labelled, "student-no-kd", recipe.distill, recipe.seed),
     }
-    return context.run.stage("control-rate", depends, TRAINING, make)
+    return context.run.stage("control-rate", depends, TRAINING, make, output="control-rate")
 
 
 def seed_folder(name: str, nth: int) -> str:
@@ -255,15 +265,27 @@ def fresh_student(
     return build(spec, context.teacher, context.task, rows, context.max_length or 0, seed)
 
 
-def _student(context: Context, labelled: Done, name: str, nth: int, settings: Distill) -> Done:
+def _student(
+    context: Context,
+    labelled: Done,
+    name: str,
+    nth: int,
+    settings: Distill,
+    tried: Done | None = None,
+) -> Done:
+    """``tried`` is a stage that has trained this very model already."""
     recipe = context.recipe
     seed = recipe.seed + nth
 
     def make(scratch: Path) -> Mapping[str, Any]:
         learned_from = [*context.train, *context.unlabelled]
         chosen = shape.resolve(context, learned_from)
-        fresh = fresh_student(context, learned_from, seed, chosen.student)
-        result = train(context, fresh, settings, scratch, name, seed)
+        if tried is None:
+            fresh = fresh_student(context, learned_from, seed, chosen.student)
+            result = train(context, fresh, settings, scratch, name, seed)
+        else:
+            fresh, found = context.model(tried.name), tried.result
+            result = finish(context, fresh, found["outcome"], found["kept"], scratch, name)
         source = _describe(chosen.student, context.teacher)
         return {
             **result,
@@ -273,7 +295,7 @@ def _student(context: Context, labelled: Done, name: str, nth: int, settings: Di
             "cut": preflight.share_cut_off(fresh.preprocessor, learned_from),
         }
 
-    depends = _depends(context, labelled, name, settings, seed)
+    depends = {**_depends(context, labelled, name, settings, seed), "tried": tried}
     stage = f"{name}-seed-{nth}" if nth else name
     return context.run.stage(stage, depends, TRAINING, make, output=seed_folder(name, nth))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,21 @@ def train(
     context: Context, model: LoadedModel, settings: Training, scratch: Path, name: str, seed: int
 ) -> Mapping[str, Any]:
     """Train ``model``, write it, score it on the test rows."""
+    outcome, kept = fit(context, model, settings, scratch / "training", name, seed)
+    return finish(context, model, asdict(outcome), kept, scratch, name)
+
+
+def finish(
+    context: Context,
+    model: LoadedModel,
+    outcome: Mapping[str, Any],
+    kept: Mapping[str, Any] | None,
+    scratch: Path,
+    name: str,
+) -> Mapping[str, Any]:
+    """Write a trained ``model``, score it on the test rows; ``outcome`` is the trainer's."""
     from edgekd.evaluate.run import evaluate
 
-    outcome, kept = fit(context, model, settings, scratch / "training", name, seed)
     model.save(scratch / "output")
     outputs = predict(model, context.test, context.task, f"test {name}")
     labels = list(model.labels)
@@ -40,10 +53,10 @@ def train(
     return {
         "params": model.parameters,
         "size_bytes": weight_bytes(str(scratch / "output")),
-        "steps": outcome.steps,
-        "train_seconds": outcome.seconds,
-        "history": outcome.history,
-        "gradient_shares": outcome.shares,
+        "steps": outcome["steps"],
+        "train_seconds": outcome["seconds"],
+        "history": outcome["history"],
+        "gradient_shares": outcome["shares"],
         "kept": kept,
         "evaluation": evaluate(context.task, labels, outputs, references, said).to_dict(),
     }
@@ -60,7 +73,7 @@ def fit(
 
     rows: Sequence[Row] = context.train
     signals: Signals | None = None
-    objective = transfer.hard_labels(context.task, settings.gradient_accumulation)
+    objective = transfer.hard_labels(context.task, settings.parts)
     if name != "student-no-kd" and isinstance(settings, Distill):
         rows = [*context.train, *context.unlabelled]
         objective = plan(context, settings, model)
@@ -111,7 +124,7 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
         teacher.model,
         student.model,
         classes=len(teacher.labels) or None,
-        parts=settings.gradient_accumulation,
+        parts=settings.parts,
     )
     per_token = found.teacher.stored & {"hidden_states", "qkv"}
     spans = context.task.name == "question-answering"  # whose places are the tokens themselves
