@@ -1,13 +1,15 @@
-"""Does a stored top-k teach a language model as well as the whole distribution does?
+"""Does a stored sample of k tokens teach a language model as well as the whole distribution does?
 
     python benchmarks/next_token.py TEXT --work FOLDER
 
-A teacher of four layers is fitted on TEXT (its last tenth is the test text), with a byte-level BPE
-learned from it. Students of one of its layers are trained for the same steps from the same start:
-on the text alone, on the teacher's whole next-token distribution, and on its k likeliest tokens
-with the mass of the rest. Everything goes through the pipeline of ``edgekd distill``, so FOLDER
-keeps what is finished and a second call goes on where the first was stopped; the table and every
-row are kept in benchmarks/results.
+TEXT is cut into what is learned from, what choices are made on (the tenth before the last) and the
+test (its last tenth). A teacher of four layers is fitted on all of the first, with a byte-level
+BPE learned from it. Students of one layer see the last --characters of it only, as a student of a
+larger teacher does. They are trained for the same steps from the same random weights: on the text
+alone, on the teacher's whole next-token distribution, and on k stored tokens that stand for it.
+Everyone, the teacher and the control too, keeps its best epoch on the held-out tenth. Everything
+goes through the pipeline of ``edgekd distill``, so FOLDER keeps what is finished and a second call
+goes on where the first was stopped; the table and every row are kept in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -16,19 +18,32 @@ import argparse
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekd import pipeline
+from edgekd.pipeline import learn
+from edgekd.pipeline.context import Context
+from edgekd.pipeline.stage import Run
 from edgekd.recipe import Recipe
 
 OUT = Path(__file__).parent / "results"
-TEACHER = {"model_type": "gpt2", "n_embd": 64, "n_layer": 4, "n_head": 4}
-FIT = {"epochs": 6, "batch_size": 16, "learning_rate": 3e-3, "schedule": "cosine"}
-STUDENT = {"epochs": 1, "batch_size": 16, "learning_rate": 2e-3, "schedule": "cosine"}
-TEACHING = {"temperature": 1.0, "soft_weight": 1.0, "hard_weight": 1.0}
+SHAPE = {"model_type": "gpt2", "n_embd": 64, "n_head": 4}
+TEACHER = {**SHAPE, "n_layer": 4}
+STUDENT = {**SHAPE, "n_layer": 1}
+FIT = {"epochs": 5, "batch_size": 16, "learning_rate": 3e-3, "schedule": "cosine", "keep": "best"}
+TRAINING = {
+    "epochs": 8,
+    "batch_size": 16,
+    "learning_rate": 3e-3,
+    "schedule": "cosine",
+    "keep": "best",
+}
+TEACHING = {"temperature": 1.0, "soft_weight": 1.0, "hard_weight": 0.0}
+ARMS = ("top-k", "dense")
 
 
 def main() -> None:
@@ -38,30 +53,30 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=4096)
     parser.add_argument("--top-k", type=int, default=64)
     parser.add_argument("--block", type=int, default=64, help="tokens of a row")
-    parser.add_argument("--characters", type=int, default=300_000, help="of the training text")
+    parser.add_argument("--characters", type=int, default=180_000, help="that students see")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="2 trains both kinds at once")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    text = given.text.read_text(encoding="utf-8")
-    border = text.index("\n\n", len(text) * 9 // 10)
-    start = text.index("\n\n", max(border - given.characters, 0)) if given.characters else 0
-    (given.work / "train.txt").write_text(text[start:border], encoding="utf-8")
-    (given.work / "test.txt").write_text(text[border:], encoding="utf-8")
-
-    folders = {"top-k": given.work / "top-k", "dense": given.work / "dense"}
-    sparse, dense = recipes(given, folders["top-k"])
-    for recipe, folder in ((sparse, folders["top-k"]), (dense, folders["dense"])):
-        pipeline.distill(recipe, given.work, folder)
-    rows = collect(folders, given.seeds)
+    cut(given.text.read_text(encoding="utf-8"), given.work, given.characters)
+    fit_teacher(given)
+    with ProcessPoolExecutor(given.jobs) as pool:
+        for _ in pool.map(distill, ARMS, [given] * len(ARMS)):
+            pass
+    rows = collect(given.work, given.seeds)
     document = {
-        "schema": "edgekd.benchmark.next-token/1",
+        "schema": "edgekd.benchmark.next-token/2",
         "text": given.text.parent.name,
+        "characters": {
+            name: len((given.work / f"{name}.txt").read_text(encoding="utf-8"))
+            for name in ("train", "part", "held-out", "test")
+        },
         "vocabulary": given.vocabulary,
         "top_k": given.top_k,
         "block": given.block,
         "teacher": {"config": TEACHER, "fit": FIT},
-        "student": {"layers": [0], **STUDENT, **TEACHING},
+        "student": {"config": STUDENT, **TRAINING, **TEACHING},
         "rows": rows,
         "summary": summary(rows),
     }
@@ -72,43 +87,84 @@ def main() -> None:
     print(table(document))
 
 
-def recipes(given: argparse.Namespace, fitted: Path) -> tuple[Recipe, Recipe]:
-    """The recipe that fits the teacher and stores its top-k, and the dense one after it."""
-    common = {
+def cut(text: str, folder: Path, characters: int) -> None:
+    """Write train, part (its end), held-out and test, all cut between two speeches."""
+    held = text.index("\n\n", len(text) * 8 // 10)
+    test = text.index("\n\n", len(text) * 9 // 10)
+    part = text.index("\n\n", max(held - characters, 0))
+    pieces = {
+        "train": text[:held],
+        "part": text[part:held],
+        "held-out": text[held:test],
+        "test": text[test:],
+    }
+    for name, piece in pieces.items():
+        (folder / f"{name}.txt").write_text(piece, encoding="utf-8")
+
+
+def recipe(given: argparse.Namespace, name: str, train: str, **sections: Any) -> Recipe:
+    files = {"train": f"{train}.txt", "selection": "held-out.txt", "test": "test.txt"}
+    values = {
+        "name": name,
         "task": "text-generation",
-        "data": {"train": "train.txt", "test": "test.txt", "max_length": given.block},
-        "student": {"layers": [0]},
+        "data": {**files, "max_length": given.block},
         "seeds": given.seeds,
         "targets": {},
         "profiles": [],
+        **sections,
     }
+    return Recipe.model_validate(values)
+
+
+def fit_teacher(given: argparse.Namespace) -> None:
     config = {**TEACHER, "n_positions": given.block}
     teacher = {"config": config, "vocabulary": given.vocabulary, "fit": FIT}
-    sparse = {"top_k": given.top_k, **STUDENT, **TEACHING}
-    dense = {"top_k": 0, "control": False, **STUDENT, **TEACHING}
-    return (
-        Recipe.model_validate({"name": "top-k", "teacher": teacher, "distill": sparse, **common}),
-        Recipe.model_validate(
-            {"name": "dense", "teacher": str(fitted / "teacher"), "distill": dense, **common}
-        ),
+    asked = recipe(given, "teacher", "train", teacher=teacher)
+    context = Context(asked, Run(given.work / "fitted"), given.work)
+    learn.fit_teacher(context, learn.read(context))
+
+
+def distill(arm: str, given: argparse.Namespace) -> None:
+    """All seeds of one kind of signal; the control stands beside the sample of k."""
+    sampled = arm == "top-k"
+    asked = recipe(
+        given,
+        arm,
+        "part",
+        teacher=str(given.work / "fitted" / "teacher"),
+        student={"config": {**STUDENT, "n_positions": given.block}},
+        distill={
+            "top_k": given.top_k if sampled else 0,
+            "control": sampled,
+            **TRAINING,
+            **TEACHING,
+        },
     )
+    pipeline.distill(asked, given.work, given.work / arm)
 
 
-def collect(folders: Mapping[str, Path], seeds: int) -> list[dict[str, Any]]:
+def collect(work: Path, seeds: int) -> list[dict[str, Any]]:
     """One row per model and seed, from the records of the finished stages."""
-    rows = [row("teacher", 0, folders["top-k"], "teacher")]
+    fitted = record(work / "fitted", "teacher")
+    rows = [row("teacher", 0, {**record(work / "top-k", "label"), "seconds": fitted["seconds"]})]
+    rows[0]["steps"] = fitted["result"]["steps"]
     for nth in range(seeds):
         suffix = f"-seed-{nth}" if nth else ""
-        rows.append(row("no teacher", nth, folders["top-k"], f"student-no-kd{suffix}"))
-        rows.append(row("dense", nth, folders["dense"], f"student{suffix}"))
-        rows.append(row("top-k", nth, folders["top-k"], f"student{suffix}"))
+        rows.append(row("no teacher", nth, record(work / "top-k", f"student-no-kd{suffix}")))
+        rows += [
+            row(arm, nth, record(work / arm, f"student{suffix}")) for arm in ("dense", "top-k")
+        ]
     return rows
 
 
-def row(name: str, seed: int, folder: Path, stage: str) -> dict[str, Any]:
-    record = json.loads((folder / "stages" / f"{stage}.json").read_text(encoding="utf-8"))
-    result = record["result"]
+def record(folder: Path, stage: str) -> dict[str, Any]:
+    return json.loads((folder / "stages" / f"{stage}.json").read_text(encoding="utf-8"))
+
+
+def row(name: str, seed: int, found: Mapping[str, Any]) -> dict[str, Any]:
+    result = found["result"]
     metrics = result["evaluation"]["metrics"]
+    kept = result.get("kept")
     return {
         "model": name,
         "seed": seed,
@@ -116,45 +172,56 @@ def row(name: str, seed: int, folder: Path, stage: str) -> dict[str, Any]:
         "next_token_accuracy": metrics["next_token_accuracy"],
         "agreement": result["evaluation"]["agreement"],
         "parameters": result["params"],
-        "steps": result["steps"],
-        "seconds": record["seconds"],
+        "steps": result.get("steps"),
+        "epoch": kept and kept["epoch"],
+        "held_out": kept and [math.log(score) for score in kept["scores"]],
+        "seconds": found["seconds"],
     }
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds, and what top-k loses as a share of what dense gains."""
-    mean = {
-        name: float(np.mean([r["cross_entropy"] for r in rows if r["model"] == name]))
+    found = {
+        name: np.array([r["cross_entropy"] for r in rows if r["model"] == name])
         for name in ("no teacher", "dense", "top-k")
     }
-    gain = mean["no teacher"] - mean["dense"]
+    gains = found["no teacher"] - found["dense"]
+    losses = found["top-k"] - found["dense"]
     return {
-        "cross_entropy": mean,
-        "gain_of_dense": gain,
-        "gain_of_top_k": mean["no teacher"] - mean["top-k"],
-        "lost_share": (mean["top-k"] - mean["dense"]) / gain,
+        "cross_entropy": {name: float(values.mean()) for name, values in found.items()},
+        "gain_of_dense": float(gains.mean()),
+        "gain_of_top_k": float((gains - losses).mean()),
+        "lost_share": float(losses.mean() / gains.mean()),
+        "lost_share_by_seed": (losses / gains).tolist(),
     }
 
 
 def table(document: Mapping[str, Any]) -> str:
     lines = [
         "| model | seed | cross-entropy (nats/token) | next-token accuracy | agreement | parameters |"
-        " steps |",
-        "|---|---|---|---|---|---|---|",
+        " steps | epoch kept | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in document["rows"]:
         agreement = "–" if r["agreement"] is None else f"{r['agreement']:.2%}"
         lines.append(
             f"| {r['model']} | {r['seed']} | {r['cross_entropy']:.4f} |"
             f" {r['next_token_accuracy']:.2%} | {agreement} | {r['parameters']:,} | {r['steps']} |"
+            f" {r['epoch'] or '–'} | {r['seconds']:.0f} |"
         )
     said = document["summary"]
+    size = document["characters"]
     means = ", ".join(f"{name} {value:.4f}" for name, value in said["cross_entropy"].items())
+    seeds = ", ".join(f"{share:.1%}" for share in said["lost_share_by_seed"])
     lines += [
         "",
+        f"The teacher learned from {size['train']:,} characters, every student from"
+        f" {size['part']:,} of them, from the same random weights per seed; epochs were kept by"
+        f" {size['held-out']:,} others, and the test is {size['test']:,}.",
+        "",
         f"Means over the seeds: {means}. Of the {said['gain_of_dense']:.4f} nats that the whole"
-        f" distribution gains over no teacher, the top {document['top_k']} of"
-        f" {document['vocabulary']:,} lose {said['lost_share']:.1%}.",
+        f" distribution gains over no teacher, {document['top_k']} stored tokens of"
+        f" {document['vocabulary']:,} lose {said['lost_share']:.1%} (by seed: {seeds}).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -65,7 +65,7 @@ class Distill(Training):
 
     temperature: Positive = 2.0
     method: str | None = None  # the loss that soft_weight weighs; the task's own by default
-    # Of a distribution over a vocabulary: the likeliest tokens that are stored, 0 is all.
+    # Of a distribution over a vocabulary: how many tokens stand for it in the store, 0 is all.
     top_k: Annotated[int, Field(ge=0)] | None = None
     soft_weight: Weight = 1.0
     hard_weight: Weight = 0.0

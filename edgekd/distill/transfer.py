@@ -36,7 +36,8 @@ EXTRA_TERMS = {
 }
 # Losses that compare embeddings, with a projection of their own where the widths differ.
 EMBEDDINGS = ("embedding_cosine", "embedding_mse", "embedding_contrastive")
-TOPK = ("indices", "values", "rest")  # of a distribution over a vocabulary
+# Of a distribution over a vocabulary, where it was not stored whole.
+SAMPLED = ("indices", "values", "threshold", "partition")
 RELATION_HEADS = 12  # MiniLMv2's choice; the nearest divisor of both widths is taken
 
 
@@ -171,7 +172,7 @@ def plan(
         name.removeprefix("teacher.")
         for name in objective.reads
         if name.startswith("teacher.")
-        and name.removeprefix("teacher.") not in (*task.outputs, *TOPK)
+        and name.removeprefix("teacher.") not in (*task.outputs, *SAMPLED)
     )
     return Transfer(
         objective,

@@ -106,7 +106,7 @@ class Context:
     @property
     def learned(self) -> str:
         """The name of the store of what the student learns from."""
-        return f"train-top{self.top_k}" if self.top_k else "train"
+        return f"train-sample{self.top_k}" if self.top_k else "train"
 
     @property
     def chooses(self) -> bool:

@@ -43,12 +43,12 @@ def signal_spec(
 ) -> SignalSpec:
     """What a store of this teacher's outputs holds.
 
-    Over a vocabulary: the ``top_k`` likeliest tokens of each place, all of them where it is 0,
-    or with None only what scores are made of.
+    Over a vocabulary: ``top_k`` tokens of each place that stand for all of them, the whole
+    distribution where it is 0, or with None only what scores are made of.
     """
     from edgekd.models import example_rows
+    from edgekd.signals.sampled import sampled_fields
     from edgekd.signals.store import Field, SignalSpec
-    from edgekd.signals.topk import topk_fields
 
     description = json.dumps(teacher.preprocessor.describe(), sort_keys=True)
     lead = (None,) if task.per_token else ()
@@ -59,7 +59,7 @@ def signal_spec(
         kinds = {n: dtype if v.dtype.kind == "f" else v.dtype.name for n, v in said.items()}
         fields = {n: Field(kinds[n], (*lead, *v.shape[1 + len(lead) :])) for n, v in said.items()}
     elif top_k:
-        fields = topk_fields(top_k, vocabulary, ragged=True)
+        fields = sampled_fields(top_k, vocabulary, ragged=True)
     elif top_k == 0:
         fields = {"logits": Field(dtype, (*lead, vocabulary))}
     else:

@@ -4,7 +4,7 @@
     shard.py   one file of signals: written whole or not at all, checked when read
     store.py   many shards and one sorted index: missing, append, get
     label.py   run the teacher over what is missing, in shards planned beforehand
-    topk.py    the k likeliest classes of a distribution and the mass of the rest
+    sampled.py k classes of a distribution that stand for all of it
 
 Nothing here imports torch.
 """

@@ -2,8 +2,8 @@
 
 A distribution over a vocabulary at every position is too much to keep of a whole test set, so a
 model's answers are reduced as they come: the negative log-likelihood of the true token, the
-likeliest token, and the true one. Only what a student learns from is kept whole, or as its k
-likeliest tokens and the mass of the rest (:mod:`edgekd.signals.topk`).
+likeliest token, and the true one. Only what a student learns from is kept whole, or as k tokens
+that stand for all of them (:mod:`edgekd.signals.sampled`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from edgekd.preprocess import Preprocessor, Row
-from edgekd.signals.topk import topk
+from edgekd.signals.sampled import draws, sample
 from edgekd.tasks.base import Metric, Task
 
 
@@ -36,7 +36,7 @@ class LanguageModel(Task):
     over_vocabulary = True
     default_top_k = 64
     answer = "text"
-    methods = ("softened_kl_topk", "softened_kl")
+    methods = ("softened_kl_sampled", "softened_kl")
     default_columns: ClassVar = {"text": ("text", "content", "sentence", "document")}
 
     def method(self, given: str | None, top_k: int | None) -> str:
@@ -74,13 +74,14 @@ class LanguageModel(Task):
         preprocessor: Preprocessor,
         fields: Mapping[str, Any],
     ) -> dict[str, np.ndarray]:
-        """Dense ``logits``, the k likeliest tokens, or what :meth:`collect` keeps."""
+        """Dense ``logits``, k tokens of each place, or what :meth:`collect` keeps."""
         if "nll" in fields:
             return self.collect(outputs, rows, preprocessor)
         values = [v for v, _ in self._at_places(outputs["logits"], rows, preprocessor)]
         if "logits" in fields:
             return _filled([{"logits": v.astype(fields["logits"].dtype)} for v in values])
-        return _filled([topk(v, fields["indices"].shape[-1]) for v in values])
+        k, pairs = fields["indices"].shape[-1], zip(values, rows, strict=True)
+        return _filled([sample(v, k, draws(row, len(v))) for v, row in pairs])
 
     def _at_places(
         self, logits: np.ndarray, rows: Sequence[Row], preprocessor: Preprocessor

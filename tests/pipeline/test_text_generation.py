@@ -42,7 +42,7 @@ def distil(folder: Path, **settings: Any) -> dict[str, Any]:
     return pipeline.distill(recipe.validate(values, "recipe"), folder, folder / "run")
 
 
-def test_a_language_model_is_distilled_from_its_likeliest_tokens(tmp_path: Path) -> None:
+def test_a_language_model_is_distilled_from_a_sample_of_its_tokens(tmp_path: Path) -> None:
     found = distil(tmp_path, top_k=8)
     rows = {row["id"]: row for row in found["models"]}
     assert set(rows) == {"teacher", "student-no-kd", "student"}
@@ -55,8 +55,8 @@ def test_a_language_model_is_distilled_from_its_likeliest_tokens(tmp_path: Path)
     gain = perplexity["student-no-kd"] - perplexity["student"]
     assert found["gain"]["value"] == pytest.approx(gain)
     folders = {p.name.rsplit("-", 1)[0]: p for p in (tmp_path / "run" / "signals").iterdir()}
-    assert set(folders) == {"test", "train-top8"}
-    store = SignalStore.open(folders["train-top8"])
+    assert set(folders) == {"test", "train-sample8"}
+    store = SignalStore.open(folders["train-sample8"])
     assert store.spec.fields["indices"].dense == (8,)
     assert set(SignalStore.open(folders["test"]).spec.fields) == {"nll", "choice", "truth", "mask"}
 
@@ -87,7 +87,7 @@ def test_the_whole_distribution_is_stored_where_asked(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"top_k": 8, "method": "softened_kl"}, "does not go with"),
-        ({"top_k": 0, "method": "softened_kl_topk"}, "does not go with"),
+        ({"top_k": 0, "method": "softened_kl_sampled"}, "does not go with"),
     ],
 )
 def test_a_method_and_a_store_that_do_not_go_together_are_refused(

@@ -7,8 +7,8 @@ import pytest
 
 from edgekd import tasks
 from edgekd.blocks import learn_vocabulary
+from edgekd.signals.sampled import draws, sample, sampled_fields
 from edgekd.signals.store import Field
-from edgekd.signals.topk import topk, topk_fields
 
 TASK = tasks.get("text-generation")
 TEXTS = ["hear me speak, hear me", "speak", "hear"]
@@ -55,11 +55,11 @@ def test_agreement_is_the_share_of_places_with_the_same_likeliest_token() -> Non
     assert (~same).sum() == 1
 
 
-def test_a_store_keeps_the_likeliest_tokens_of_each_place_or_all() -> None:
-    sparse = TASK.signals({"logits": LOGITS}, ROWS, ENCODER, topk_fields(5, 262, ragged=True))
+def test_a_store_keeps_some_tokens_of_each_place_or_all() -> None:
+    sparse = TASK.signals({"logits": LOGITS}, ROWS, ENCODER, sampled_fields(5, 262, ragged=True))
     whole = TASK.signals({"logits": LOGITS}, ROWS, ENCODER, {"logits": Field("float16", (None,))})
     n = len(IDS[0]) - 1
-    for name, values in topk(LOGITS[0, :n], 5).items():
+    for name, values in sample(LOGITS[0, :n], 5, draws(ROWS[0], n)).items():
         np.testing.assert_array_equal(sparse[name][0, :n], values)
     assert whole["logits"].dtype == np.float16
     np.testing.assert_array_equal(whole["logits"][0, :n], LOGITS[0, :n].astype(np.float16))

@@ -29,6 +29,7 @@ class Law(StrEnum):
     SHIFT = "unchanged by logit shift"
     SCALE = "unchanged by logit scale"
     FINITE = "finite gradient at extremes"
+    UNBIASED = "on average the dense loss"
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ LOSSES = (
         term="soft",
         function=decoupled_kl,
         reads=("student.logits", "teacher.logits", "labels"),
-        laws=frozenset(Law) - {Law.SCALE},
+        laws=frozenset(Law) - {Law.SCALE, Law.UNBIASED},
         source="Zhao 2022, arXiv:2203.08679",
         least_classes=3,
     ),

@@ -55,7 +55,7 @@ LOSSES = (
         term="soft",
         function=softened_kl,
         reads=("student.logits", "teacher.logits"),
-        laws=frozenset(Law) - {Law.SCALE},
+        laws=frozenset(Law) - {Law.SCALE, Law.UNBIASED},
         source="Hinton 2015, arXiv:1503.02531",
         least_classes=2,
     ),
@@ -64,7 +64,7 @@ LOSSES = (
         term="soft",
         function=logit_mse,
         reads=("student.logits", "teacher.logits"),
-        laws=frozenset(Law) - {Law.SCALE, Law.SHIFT},
+        laws=frozenset(Law) - {Law.SCALE, Law.SHIFT, Law.UNBIASED},
         source="Kim 2021, arXiv:2105.08919",
     ),
 )

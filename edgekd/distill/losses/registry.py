@@ -13,9 +13,9 @@ from edgekd.distill.losses import (
     logits,
     regression,
     relation,
+    sampled,
     span,
     standardised,
-    topk,
 )
 from edgekd.distill.losses.base import Law, Loss
 
@@ -27,7 +27,7 @@ _FILES = (
     standardised,
     decoupled,
     dist,
-    topk,
+    sampled,
     hidden,
     attention,
     relation,

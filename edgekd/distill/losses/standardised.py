@@ -46,7 +46,7 @@ LOSSES = (
         term="soft",
         function=standardised_kl,
         reads=("student.logits", "teacher.logits"),
-        laws=frozenset(Law),
+        laws=frozenset(Law) - {Law.UNBIASED},
         source="Sun 2024, arXiv:2403.01427",
         least_classes=3,
     ),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from edgekd.distill.losses import Loss
-from edgekd.signals.topk import topk
+from edgekd.signals.sampled import sample
 
 CLASSES, WIDTH, LAYERS, HEADS = 7, 8, 3, 2
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -15,7 +16,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "attention": {"layers": ((0, 0), (-1, -1))},
     "relation": {"heads": HEADS, "pairs": ("q-k", "q-q", "k-k", "v-v")},
 }
-TOPK = 3
+KEPT = 3
 
 
 def positional(loss: Loss) -> bool:
@@ -73,9 +74,12 @@ def labels(loss: Loss, random: torch.Generator, batch: int, width: int) -> torch
 
 
 def reduced(logits: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The top-k form of logits, as the store would keep it before it is cut to fp16."""
-    signals = topk(logits.detach().double().numpy(), TOPK)
-    return {f"teacher.{name}": torch.from_numpy(array) for name, array in signals.items()}
+    """Some classes of logits, as the store would keep them before it cuts them to fp16."""
+    *lead, classes = logits.shape
+    values = logits.detach().double().numpy().reshape(-1, classes)
+    draw = np.random.default_rng(len(values)).uniform(0.01, 0.99, len(values))
+    signals = sample(values, KEPT, draw)
+    return {f"teacher.{n}": torch.from_numpy(a.reshape(*lead, -1)) for n, a in signals.items()}
 
 
 def as_teacher(outputs: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgekd.distill.losses import LOSSES
-from edgekd.signals.topk import topk
+from edgekd.signals.sampled import sample
 
 RANDOM = np.random.default_rng(7)
 B, P, C, W = 3, 4, 5, 6
@@ -125,18 +125,30 @@ def test_dist():
     close(run("dist", S, T, temperature=2.0, inter_weight=0.5, intra_weight=3.0), golden)
 
 
-def test_topk_keeps_the_mass_of_the_rest():
-    k = 2
-    signals = topk(T, k)
+def test_a_sample_of_the_classes():
+    """Each kept class weighs its probability over the one that it was kept with."""
+    k, draw = 3, RANDOM.uniform(0.1, 0.9, B * P)
+    signals = {n: a.reshape(B, P, -1) for n, a in sample(T.reshape(-1, C), k, draw).items()}
+    inputs = [S, *(signals[n] for n in ("indices", "values", "threshold", "partition"))]
+    likely = softmax(T)
     for temperature in (1.0, 2.0, 4.0):
         p, q = softmax(T / temperature), softmax(S / temperature)
-        order = np.argsort(-T, -1)
-        events = [np.take_along_axis(x, order, -1) for x in (p, q)]
-        p, q = (np.concatenate([e[..., :k], e[..., k:].sum(-1, keepdims=True)], -1) for e in events)
-        golden = over_positions(temperature**2 * kl(p, q))
-        inputs = [S, signals["indices"], signals["values"], signals["rest"]]
-        got = run("softened_kl_topk", *inputs, temperature=temperature)
-        np.testing.assert_allclose(got, golden, rtol=1e-4, atol=1e-5)
+        golden = np.zeros((B, P))
+        for place in np.ndindex(B, P):
+            tau = np.exp(signals["threshold"][place][0])
+            for c in signals["indices"][place]:
+                kept = min(1, likely[place][c] / tau)
+                golden[place] += p[place][c] / kept * np.log(p[place][c] / q[place][c])
+        got = run("softened_kl_sampled", *inputs, temperature=temperature)
+        close(got, over_positions(temperature**2 * golden))
+
+
+def test_a_sample_of_all_classes_is_the_dense_loss():
+    whole = sample(T.reshape(-1, C), C, RANDOM.uniform(0.1, 0.9, B * P))
+    signals = [whole[n].reshape(B, P, -1) for n in ("indices", "values", "threshold", "partition")]
+    for temperature in (1.0, 2.0, 4.0):
+        golden = over_positions(golden_kl(S, T, temperature))
+        close(run("softened_kl_sampled", S, *signals, temperature=temperature), golden)
 
 
 def test_binary():
@@ -308,16 +320,15 @@ def test_a_sure_teacher_at_one_degree_is_a_label():
     close(run("softened_kl", S, sure, temperature=1.0), run("cross_entropy", S, LABELS))
 
 
-def test_between_the_stored_temperatures_the_rest_is_bounded_by_its_chord():
-    """The rest's log-mass is convex in 1/T, so interpolation never understates it."""
-    from edgekd.distill.losses.topk import rest_mass
+def test_between_the_stored_temperatures_the_partition_is_bounded_by_its_chord():
+    """Its logarithm is convex in 1/T, so interpolation never understates it."""
+    from edgekd.distill.losses.sampled import log_partition
 
     logits = RANDOM.normal(size=(20, 500)) * 3
-    signal = topk(logits, 10)
-    others = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    np.put_along_axis(others, signal["indices"], -np.inf, -1)
+    values = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    stored = torch.from_numpy(sample(logits, 10, np.full(20, 0.5))["partition"])
     for temperature in (1.3, 3.0, 10.0):
-        true = np.log(np.exp(others / temperature).sum(-1))
-        got = rest_mass(torch.from_numpy(signal["rest"]), 490, temperature).numpy()
-        assert (got >= true - 1e-4).all()
-        assert (got <= true + 0.3).all()
+        true = np.log(np.exp(values / temperature).sum(-1))
+        got = log_partition(stored, 500, temperature).numpy()
+        assert (got >= true - 1e-9).all()
+        assert (got <= true + 0.5).all()

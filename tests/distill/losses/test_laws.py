@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inputs import SETTINGS, as_teacher, leaves, make, map_tensors, positional
+from inputs import CLASSES, SETTINGS, as_teacher, leaves, make, map_tensors, positional
 
 from edgekd.distill.losses import LOSSES, Law, Loss, Objective
+from edgekd.signals.sampled import sample
 
 QUICK = settings(max_examples=20, deadline=None)
 SEEDS = st.integers(0, 2**31)
@@ -48,9 +50,7 @@ def test_one_value_per_sample(loss, seed, lengths):
 def test_zero_at_equality(loss, seed, lengths, temperature):
     outputs, batch = make(loss, seed, len(lengths), lengths)
     result = value(loss, outputs, batch | as_teacher(outputs), temperature)
-    # the top-k signal is made in fp32
-    tolerance = 1e-5 if loss.name == "softened_kl_topk" else 1e-12
-    torch.testing.assert_close(result, torch.zeros_like(result), atol=tolerance, rtol=0)
+    torch.testing.assert_close(result, torch.zeros_like(result), atol=1e-12, rtol=0)
 
 
 @holding(Law.POSITIVE)
@@ -164,6 +164,34 @@ def test_gradients_are_finite_at_extremes(loss, kind):
     assert result.isfinite().all()
     for gradient in torch.autograd.grad(result.sum(), inputs, allow_unused=True):
         assert gradient is None or gradient.isfinite().all()
+
+
+@holding(Law.UNBIASED)
+@QUICK
+@given(seed=SEEDS, temperature=TEMPERATURES, k=st.integers(1, CLASSES))
+def test_value_and_gradient_are_on_average_the_dense_loss(loss, seed, temperature, k):
+    """Over all draws: between two borders in [0, 1) the same classes are kept."""
+    random = np.random.default_rng(seed)
+    teacher, student = random.normal(size=(2, 1, CLASSES)) * 2
+    p = np.exp(teacher) / np.exp(teacher).sum()
+    tau = np.exp(sample(teacher, k, np.array([0.5]))["threshold"])
+    ends = np.cumsum(np.minimum(-np.sort(-p[0]) / tau[0], 1))
+    borders = np.unique(np.concatenate([[0, 1], ends % 1]).round(13))
+    share = np.diff(borders)
+    draw = (borders[1:] + borders[:-1]) / 2
+    signals = sample(np.repeat(teacher, len(draw), 0), k, draw)
+    batch = {f"teacher.{name}": torch.from_numpy(array) for name, array in signals.items()}
+    logits = torch.from_numpy(np.repeat(student, len(draw), 0)).requires_grad_()
+    mean = (value(loss, {"logits": logits}, batch, temperature) * torch.from_numpy(share)).sum()
+    mean.backward()
+    whole = torch.from_numpy(student).requires_grad_()
+    dense = {"teacher.logits": torch.from_numpy(teacher)}
+    expected = value(LOSSES["softened_kl"], {"logits": whole}, dense, temperature).sum()
+    expected.backward()
+    torch.testing.assert_close(mean, expected, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(logits.grad.sum(0), whole.grad[0], rtol=1e-7, atol=1e-7)
+    if k == CLASSES:
+        assert len(np.unique(signals["indices"], axis=0)) == 1
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

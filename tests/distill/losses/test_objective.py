@@ -161,12 +161,12 @@ def test_a_temperature_that_softens_nothing_is_refused(name, temperature):
         Objective({name: 1.0}, {name: {"temperature": temperature}})(*make(loss, 0, 2, [2, 2]))
 
 
-def test_topk_below_one_degree_is_refused():
+def test_a_sample_below_one_degree_is_refused():
     from inputs import make
 
-    loss = LOSSES["softened_kl_topk"]
+    loss = LOSSES["softened_kl_sampled"]
     with pytest.raises(InputError, match="at least 1"):
-        loss.make({"temperature": 0.5})(*[make(loss, 0, 2, [2, 2])[0]["logits"]] * 4)
+        loss.make({"temperature": 0.5})(*[make(loss, 0, 2, [2, 2])[0]["logits"]] * 5)
 
 
 def test_other_label_sets_are_refused():
