@@ -18,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_model, save_model
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from edgekd.distill import processes
 from edgekd.distill.examples import Examples, SeededOrder
 from edgekd.distill.first_token import first_positions
+from edgekd.distill.precision import in_bf16
 from edgekd.distill.transfer import Transfer
 from edgekd.errors import InputError
 from edgekd.progress import Advance, track
@@ -65,12 +69,20 @@ def train(
     ``steps`` replaces what epochs make of the rows, so that a control takes as many steps as its
     student. ``after_epoch`` is called with the model in evaluation mode; True ends the training.
     What the objective owns (projections) is trained beside the model and dropped. The
-    model comes back on the CPU, wherever it was trained. Raises :class:`InputError` where the loss
+    model comes back on the CPU, wherever it was trained. ``settings.processes`` of them are
+    started and ended here, and what they are given is pickled. Raises :class:`InputError` where the loss
     stops being finite.
     """
+    bf16 = in_bf16(settings.precision)
+    if settings.processes > 1 and not torch.distributed.is_initialized():
+        job = {"examples": examples, "transfer": transfer, "settings": settings, "seed": seed}
+        job |= {"folder": folder, "what": what, "steps": steps, "after_epoch": after_epoch}
+        return processes.train_in_processes(settings.processes, model, job)
     torch.manual_seed(seed)
     steps = steps or step_count(len(examples), settings)
-    _forget_unfinished(folder)
+    if processes.first():
+        _forget_unfinished(folder)
+    processes.together()
     order = SeededOrder(len(examples), settings.batch_size, seed, examples.lengths)
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -83,6 +95,8 @@ def train(
         lr_scheduler_type=settings.schedule,
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch_fused",
+        bf16=bf16,  # weights and losses stay in fp32
+        use_cpu=bf16 and not torch.cuda.is_available(),
         seed=seed,
         data_seed=seed,
         save_strategy="no",
@@ -105,12 +119,14 @@ def train(
             model=model,
             args=arguments,
             train_dataset=examples,
-            data_collator=examples.collate,
+            data_collator=lambda indices: examples.collate(processes.share(indices)),
             callbacks=[_Checkpoints(objective), _Report(advance, max(steps // 200, 1))],
         )
         trainer.remove_callback(PrinterCallback)
         if after_epoch is not None:
             trainer.add_callback(_AfterEpoch(after_epoch))
+        # Which units drop out should differ between processes, as it does between rows.
+        torch.manual_seed(seed + arguments.process_index)
         trainer.transfer, trainer.order, trainer.read = transfer, order, read
         objective.to(arguments.device)
         checkpoint = last_checkpoint(folder)
@@ -187,8 +203,17 @@ class _DistillTrainer(Trainer):
         found: Any = self.model if model is None else model
         load_model(found, str(Path(resume_from_checkpoint) / WEIGHTS))
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> SeededOrder:
-        return self.order
+    def get_train_dataloader(self) -> DataLoader[int]:
+        """Every process goes through all batches in one order; the collator takes its share."""
+        loader: DataLoader[int] = DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_size=self._train_batch_size,
+            sampler=self.order,
+            collate_fn=self.data_collator,
+        )
+        return prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         count = torch.tensor(sum(len(batch["labels"]) for batch in batch_samples), device=device)
@@ -215,9 +240,10 @@ class _DistillTrainer(Trainer):
             body = [p for p in model.parameters() if p.requires_grad]
             self.shares = objective.gradient_shares(outputs, batch, body)
             # Kept beside the checkpoints: a resumed run never sees the first step again.
-            shares = Path(str(self.args.output_dir)) / SHARES
-            shares.parent.mkdir(parents=True, exist_ok=True)
-            shares.write_text(json.dumps(self.shares), encoding="utf-8")
+            if processes.first():
+                shares = Path(str(self.args.output_dir)) / SHARES
+                shares.parent.mkdir(parents=True, exist_ok=True)
+                shares.write_text(json.dumps(self.shares), encoding="utf-8")
         terms = objective(outputs, batch)
         samples = num_items_in_batch if num_items_in_batch is not None else len(inputs["labels"])
         # Gradients are averaged over processes, so each process counts for all of them.
@@ -257,14 +283,22 @@ class _Checkpoints(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         now = time.monotonic()
-        if (
-            now - self.last > max(CHECKPOINT_SECONDS, 50 * self.cost)
-            and not control.should_training_stop
-        ):
+        due = now - self.last > max(CHECKPOINT_SECONDS, 50 * self.cost)
+        if processes.agreed(lambda: due and not control.should_training_stop):
             control.should_save = True
             self.asked = now
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        processes.average_gradients(self.objective)
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        processes.together()  # each has its random state in the folder
+        if processes.first():
+            self._finish(args, state)
+        self.last = time.monotonic()
+        self.cost = self.last - self.asked
+
+    def _finish(self, args: Any, state: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if list(self.objective.parameters()):
             save_model(self.objective, str(folder / PROJECTIONS))
@@ -273,8 +307,6 @@ class _Checkpoints(TrainerCallback):
             if older != folder:  # the mark goes first: half removed is not whole
                 (older / COMPLETE).unlink(missing_ok=True)
                 shutil.rmtree(older)
-        self.last = time.monotonic()
-        self.cost = self.last - self.asked
 
 
 class _AfterEpoch(TrainerCallback):
@@ -287,7 +319,7 @@ class _AfterEpoch(TrainerCallback):
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
         model.eval()
-        control.should_training_stop |= self.ask()
+        control.should_training_stop |= processes.agreed(self.ask)
         model.train()
 
 

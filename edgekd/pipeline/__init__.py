@@ -9,6 +9,7 @@ rows?), ``ship.py`` (bundles), ``document.py`` (the report).
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,6 +145,11 @@ def _locked(out: Path, *, shared: bool = False) -> Iterator[IO[str]]:
 
     Tuners share a lock among themselves, for their study is made to be shared.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "edgekd was started by a launcher of several processes (WORLD_SIZE); start it once, and"
+            " say processes: 2 under distill: it starts them for the training alone"
+        )
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,18 +100,24 @@ def filled(values: Any) -> np.ndarray:
     return pad(values)[0] if isinstance(values, list) else np.asarray(values)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """Signals of rows by position, from the stores that hold them by content."""
+
+    keys: np.ndarray
+    stores: Sequence[SignalStore]
+
+    def __call__(self, indices: Sequence[int]) -> dict[str, Any]:
+        wanted = self.keys[list(indices)]
+        return {name: value for store in self.stores for name, value in store.get(wanted).items()}
+
+
 def stored(context: Context, rows: Sequence[Row], taps: Taps) -> Signals:
     """Read rows' signals by position: the logits, and what the objective matches beside them."""
-    keys = keys_of(rows)
     stores = [store_of(context, context.learned)]
     if taps.stored:
         stores.append(_label_intermediate(context, rows, taps))
-
-    def read(indices: Sequence[int]) -> dict[str, Any]:
-        wanted = keys[list(indices)]
-        return {name: value for store in stores for name, value in store.get(wanted).items()}
-
-    return read
+    return Stored(keys_of(rows), stores)
 
 
 def _label_intermediate(context: Context, rows: Sequence[Row], taps: Taps) -> SignalStore:

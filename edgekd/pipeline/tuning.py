@@ -172,7 +172,9 @@ class Tuning:
         _ = self.context.teacher, self.context.max_length  # loaded once, before they are shared
         trial = copy.copy(self.context)
         trial.recipe = apply(self.context.recipe, values, self.settings.epochs)
-        distill, seed = trial.recipe.distill, trial.recipe.seed
+        # Trials run side by side (jobs), each in one process.
+        distill = trial.recipe.distill.model_copy(update={"processes": 1})
+        seed = trial.recipe.seed
         student = learn.fresh_student(trial, self.learned_from, seed)
         objective = plan(trial, distill, student)
         with locked(self.folder / "label.lock"):  # intermediate signals are stored at first need

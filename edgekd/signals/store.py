@@ -112,6 +112,10 @@ class SignalStore:
             store._load(name, verify)
         return store
 
+    def __reduce__(self) -> Any:
+        """Another process opens the folder itself: what is mapped is not sent."""
+        return _reopen, (self.path, self.spec)
+
     def __len__(self) -> int:
         """Number of examples whose signals are here."""
         keys = self._lookup()["key"]  # a row that two labellers met stands here twice
@@ -292,6 +296,10 @@ class SignalStore:
             yield
         finally:
             os.close(handle)
+
+
+def _reopen(path: Path, spec: SignalSpec) -> SignalStore:
+    return SignalStore.open(path, spec, verify=False)
 
 
 def pad(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edgekd import models, tasks
-from edgekd.distill import trainer, transfer
+from edgekd.distill import precision, trainer, transfer
 from edgekd.distill.examples import Examples
 from edgekd.errors import InputError
 from edgekd.models import LoadedModel
@@ -191,6 +191,33 @@ def test_the_soft_loss_is_the_formula(rows: list[dict[str, Any]], tmp_path: Path
 def test_a_loss_that_is_not_finite_stops(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the loss became .* at step .*; lower learning_rate"):
         fit(fresh(), rows, tmp_path, SETTINGS.model_copy(update={"learning_rate": 1e30}))
+
+
+def test_bf16_is_refused_where_the_hardware_lacks_it(
+    rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    with pytest.raises(InputError, match="this machine has none; use fp32, or auto"):
+        fit(fresh(), rows, tmp_path, SETTINGS.model_copy(update={"precision": "bf16"}))
+    plain, auto = fresh(), fresh()
+    fit(plain, rows, tmp_path / "a")
+    fit(auto, rows, tmp_path / "b", SETTINGS.model_copy(update={"precision": "auto"}))
+    assert same(weights(plain), weights(auto))
+
+
+def test_bf16_trains_weights_that_stay_in_fp32(
+    rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products are rounded to bf16 (emulated here); the loss falls as in fp32, not to the bit."""
+    monkeypatch.setattr(precision, "has_bf16", lambda: True)
+    settings = Training(epochs=6, batch_size=8, learning_rate=5e-3)
+    plain, half = fresh(), fresh()
+    exact = fit(plain, rows, tmp_path / "a", settings)
+    rounded = fit(half, rows, tmp_path / "b", settings.model_copy(update={"precision": "auto"}))
+    assert {value.dtype for value in weights(half).values()} == {np.dtype(np.float32)}
+    assert not same(weights(plain), weights(half))
+    assert rounded.history[0]["loss"] == pytest.approx(exact.history[0]["loss"], rel=0.02)
+    assert rounded.history[-1]["loss"] < 0.6 * rounded.history[0]["loss"]
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
