@@ -17,6 +17,7 @@ from typing import Any
 
 from edgekd import models, profiles, tasks
 from edgekd.bench.measure import compare
+from edgekd.bench.render import QUEUED
 from edgekd.bundle import Bundle
 from edgekd.data import read_rows
 from edgekd.exporter import Plan, Spec, get
@@ -70,8 +71,9 @@ def measured(made: Mapping[str, Bundle], profile: profiles.Profile, rows: Sequen
 
 def profile_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [
-        "| profile | model | size | p50 | p90 | p99 | load | first | peak memory |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| profile | model | size | MACs at served length | p50 | p90 | p99 | load | first |"
+        " peak memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     notes = []
     for profile, by_model in rows.items():
@@ -84,9 +86,10 @@ def profile_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 *(_ms(row.get(key), evidence) for key in ("load_ms", "first_ms")),
                 _mb(row.get("peak_memory_bytes"), evidence),
             ]
-            size = _mb(row["details"]["exact"]["size_bytes"], "exact")
+            exact = row["details"]["exact"]
             lines.append(
-                f"| {profile} | {name}, {row['precision']} | {size} | {' | '.join(numbers)} |"
+                f"| {profile} | {name}, {row['precision']} | {_mb(exact['size_bytes'], 'exact')} |"
+                f" {_macs(exact)} | {' | '.join(numbers)} |"
             )
             why = row.get("missing") or row.get("method")
             if why:
@@ -96,20 +99,34 @@ def profile_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def server_table(row: Mapping[str, Any]) -> list[str]:
     lines = [
-        "| clients | model | per second | p50 | p99 | samples | a million inferences |",
-        "|---|---|---|---|---|---|---|",
+        "| clients | cores | model | per second | p50 | p99 | samples | a million inferences |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     loads = {name: row[name]["details"]["concurrency"] for name in row}
     for at_once in zip(*loads.values(), strict=True):
         for name, load in zip(loads, at_once, strict=True):
-            cost = load["cost_per_million"]
+            cost, star = load["cost_per_million"], r"\*" if load["queued"] else ""
             lines.append(
-                f"| {load['clients']} | {name} | {load['throughput_per_s']:,.0f} (measured) |"
+                f"| {load['clients']}{star} | {load['cores']} | {name} |"
+                f" {load['throughput_per_s']:,.0f} (measured) |"
                 f" {_ms(load['p50'], 'measured')} | {_ms(load['p99'], 'measured')} |"
                 f" {load['samples']:,} | {cost['cost']:.3g} {cost['currency']} (computed) |"
             )
     cost = next(iter(loads.values()))[0]["cost_per_million"]
-    return [*lines, "", f"The cost assumes that {cost['assumes']} ({cost['source']})."]
+    return [
+        *lines,
+        "",
+        rf"\{QUEUED}.",
+        "",
+        f"The cost assumes that {cost['assumes']} ({cost['source']}).",
+    ]
+
+
+def _macs(exact: Mapping[str, Any]) -> str:
+    if exact.get("macs") is None:
+        return "-"
+    tokens = f" of {exact['length']} tokens" if exact.get("length") else ", shape as exported"
+    return f"{exact['macs'] / 1e6:,.1f} M{tokens} (exact)"
 
 
 def _p50(row: Mapping[str, Any]) -> str:

@@ -146,8 +146,12 @@ class Exporter(ABC):
         """List the compressible parts, in graph order."""
 
     @abstractmethod
-    def inspect(self, bundle: Bundle) -> dict[str, Any]:
-        """Exact figures: ``weight_bytes``, ``macs``, ``ops`` (a histogram), …"""
+    def inspect(self, bundle: Bundle, length: int | None = None) -> dict[str, Any]:
+        """Exact figures: ``weight_bytes``, ``macs``, ``ops`` (a histogram), …
+
+        ``macs`` are of one example of ``length`` tokens where the bundle has a token axis, of the
+        longest usual one by default; the returned ``length`` says which, None without an axis.
+        """
 
     @abstractmethod
     def check(self, bundle: Bundle) -> list[Finding]:

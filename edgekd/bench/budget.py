@@ -27,6 +27,7 @@ class Line:
     value: float | None
     status: Status
     range: tuple[float, float] | None = None
+    excludes: str | None = None  # the error that the range does not allow for
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,6 +59,7 @@ def check(
             value,
             _status(limit, value, span if gate_projections else None),
             span,
+            measurement.projection.excludes if span and measurement.projection else None,
         )
         for name, limit, value, span in stated
         if limit is not None

@@ -67,7 +67,7 @@ def calibrate(
             path = Path(folder) / name.replace("/", "-")
             bundle = exporter.lower(program, Spec(Shapes()), path)
             if transport.remote:
-                there[name], here[name] = _in_turn(bundle, program.rows, profile, transport, rounds)
+                there[name], here[name] = in_turn(bundle, program.rows, profile, transport, rounds)
             else:
                 found = measure(bundle.path, profile, program.rows, rounds=rounds, memory=False)
                 if not found.rounds:
@@ -84,7 +84,7 @@ def calibrate(
     )
 
 
-def _in_turn(
+def in_turn(
     bundle: Bundle, rows: Sequence[Row], profile: Profile, transport: Transport, rounds: int
 ) -> tuple[float, float]:
     """p50 in ms there and here, by pairs of processes that take turns as the gate's do.

@@ -136,7 +136,13 @@ def _read(path: str | Path) -> str | None:
         return None
 
 
+SINCE_IMPORTS = "the kernel's high-water mark, reset after the imports, above what was held then"
+
 if sys.platform == "linux":
+    LIFETIME_MARK = (
+        "the process's lifetime high-water mark (VmHWM, which this kernel does not reset) above"
+        " what was held after the imports: too much where importing needed more"
+    )
 
     def reset_peak() -> bool:
         """Forget this process's high-water mark of memory; False where the kernel refuses."""
@@ -154,6 +160,10 @@ if sys.platform == "linux":
         raise RuntimeError(f"/proc/self/status has no {field}")
 
 else:
+    LIFETIME_MARK = (
+        "growth of the process's lifetime high-water mark (ru_maxrss) since the imports: too little"
+        " where importing needed more than it kept"
+    )
 
     def reset_peak() -> bool:
         return False

@@ -80,8 +80,11 @@ def compare(
     tables: dict[str, list[Setting]] = {name: [] for name in opened}
     with tempfile.TemporaryDirectory(prefix="edgekd-bench-") as folder:
         feeds = {name: Path(folder) / f"{i}.npz" for i, name in enumerate(opened)}
+        lengths: dict[str, int | None] = {}
         for name, bundle in opened.items():
-            write_feeds(feeds[name], [bundle.encode([row]) for row in picked])
+            encoded = [bundle.encode([row]) for row in picked]
+            write_feeds(feeds[name], encoded)
+            lengths[name] = served_length(bundle, encoded)
         order = random.Random(seed)
         for _ in range(rounds):
             for name in order.sample(list(opened), len(opened)):
@@ -127,6 +130,7 @@ def compare(
             name: _measurement(
                 opened[name],
                 profile,
+                lengths[name],
                 found[name],
                 peaks[name],
                 loads[name],
@@ -184,6 +188,16 @@ def spread(rows: Sequence[Row], bundle: Bundle) -> list[Row]:
     return [rows[order[steps[i]]] for i in reverse]
 
 
+def served_length(bundle: Bundle, feeds: Sequence[Mapping[str, np.ndarray]]) -> int | None:
+    """Median number of tokens of the encoded rows, as p50 is of their times; None without any."""
+    for spec in bundle.manifest.inputs:
+        if "sequence" in spec.shape:
+            axis = spec.shape.index("sequence")
+            lengths = sorted(feed[spec.name].shape[axis] for feed in feeds)
+            return int(lengths[len(lengths) // 2])
+    return None
+
+
 def _round(runner: Runner, seconds: float) -> dict[str, Any]:
     reply = runner.ask("open")
     if reply["kind"] != "native":
@@ -208,21 +222,29 @@ def _setting(runner: Runner, runtime: RuntimeSettings, seconds: float, rows: int
 def _load(
     runner: Runner, clients: int, profile: Profile, environment: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Throughput and tail with ``clients`` asking at once; as many samples as p99 needs."""
+    """Throughput and tail with ``clients`` asking at once; as many samples as p99 needs.
+
+    ``queued`` where they want more cores than there are: their tail is then mostly the wait for
+    one, the scheduler's and not the model's.
+    """
     runner.ask("open")
     runner.ask("warm", seconds=WARM_SECONDS, count=WARM_COUNT, expected_seconds=WARM_SECONDS)
     needed = statistics.samples_needed(0.99)
     reply = runner.ask("load", clients=clients, samples=needed, seconds=1.0)
     samples = np.asarray(reply["samples_ms"])
     throughput = len(samples) / reply["wall_s"]
+    cores = environment["usable_cores"]
     result = {
         "clients": clients,
+        "cores": cores,
+        "queued": bool(cores and clients * profile.runtime.threads > cores),
         "throughput_per_s": throughput,
         "p50": float(np.median(samples)),
         **statistics.latency_summary(samples),
+        "samples_ms": reply["samples_ms"],
+        "wall_s": reply["wall_s"],
     }
     if profile.price:
-        cores = environment["usable_cores"]
         result["cost_per_million"] = cost_per_million(throughput, profile.price, cores)
     return result
 
@@ -230,6 +252,7 @@ def _load(
 def _measurement(
     bundle: Bundle,
     profile: Profile,
+    length: int | None,
     found: Sequence[Mapping[str, Any]],
     peak: Mapping[str, Any],
     loads: Sequence[Mapping[str, Any]],
@@ -241,7 +264,11 @@ def _measurement(
     native = found[0]["kind"] == "native"
     kept = ("load_ms", "first_ms", "samples_ms", "joules", "steal_percent")
     rounds = [Round(**{name: reply[name] for name in kept}) for reply in found if native]
-    exact = {"size_bytes": bundle.size_bytes, **exporters.get(profile.target).inspect(bundle)}
+    exact = {
+        "size_bytes": bundle.size_bytes,
+        "parameters": bundle.manifest.provenance.get("parameters"),
+        **exporters.get(profile.target).inspect(bundle, length),
+    }
     evidence: Evidence = "measured"
     why, projected = None, None
     if not native:
@@ -268,6 +295,7 @@ def _measurement(
         rows=protocol["rows"],
         peak_memory_bytes=peak.get("peak_memory_bytes"),
         memory_why=peak.get("why") or (None if peak else "not measured"),
+        memory_kind=peak.get("kind"),
         memory_cap_bytes=profile.memory_cap_bytes,
         exact=exact,
         session=found[0]["session"],

@@ -41,7 +41,7 @@ class Measurement:
     rounds: tuple[Round, ...]
     rows: int
     peak_memory_bytes: int | None
-    memory_why: str | None
+    memory_why: str | None  # there is no peak
     memory_cap_bytes: int | None
     exact: Mapping[str, Any]
     session: Mapping[str, Any]
@@ -50,6 +50,7 @@ class Measurement:
     projection: Projection | None = None
     concurrency: tuple[Mapping[str, Any], ...] = ()  # one entry per number of clients
     settings: tuple[Setting, ...] = ()  # the table over threads and devices
+    memory_kind: str | None = None  # what kind of mark the peak is
 
     @property
     def samples(self) -> np.ndarray:
@@ -93,7 +94,11 @@ class Measurement:
             "memory_cap_bytes": self.memory_cap_bytes,
             "over_memory_cap": self.over_memory_cap,
             "peak_memory_missing": self.memory_why,
-            "concurrency": [dict(load) for load in self.concurrency],
+            "peak_memory_kind": self.memory_kind,
+            "concurrency": [
+                {key: value for key, value in load.items() if raw or key != "samples_ms"}
+                for load in self.concurrency
+            ],
         }
         if self.rounds:
             summary = statistics.latency_summary(self.samples)

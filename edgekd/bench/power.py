@@ -71,14 +71,21 @@ def chances(above: float, below: float, plan: Plan) -> tuple[float, float]:
 
 def pairs_needed(room: float, sd: float, error: float) -> int | None:
     """Pairs at which one look sees a median ``room`` from the tolerance; None beyond 100,000."""
-    from scipy.stats import binom, norm
+    from scipy.special import bdtrc, ndtr
 
-    share = float(norm.cdf(room / sd)) if sd > 0 else float(room > 0)
-    counts = np.unique(np.geomspace(1, _MOST, 400).astype(int))
-    # The smallest decisive count at each number of pairs, and the chance to reach it.
-    decisive = binom.isf(error, counts, 0.5) + 1
-    enough = binom.sf(decisive - 1, counts, share) >= POWER
+    share = float(ndtr(room / sd)) if sd > 0 else float(room > 0)
+    counts, decisive = _schedule(error)
+    enough = bdtrc(decisive - 1, counts, share) >= POWER
     return int(counts[enough][0]) if enough.any() else None
+
+
+@cache
+def _schedule(error: float) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of pairs up to the most, and of each the count that decides a look."""
+    from scipy.stats import binom
+
+    counts = np.unique(np.geomspace(1, _MOST, 400).astype(int))
+    return counts, binom.isf(error, counts, 0.5) + 1
 
 
 @cache

@@ -7,6 +7,10 @@ transformer, a CNN's ratio is off by x8 at its 90th percentile. So there has to 
 that very family, from ``edgekd calibrate`` on the device or from the published table, and this
 machine must have run the same models. The range is as wide as leaving one calibration model out
 was wrong; from the published table, at least the 90th percentile of that error over the table.
+
+That table is of another runtime than the bundle's (ncnn on both its sides). Its error is thus the
+ratio's alone: how a device fares with ONNX Runtime instead is in no published figure, so it is in
+no range, and every range from the table says so. ``edgekd calibrate`` on the device has both.
 """
 
 from __future__ import annotations
@@ -36,13 +40,17 @@ _LEAST_FACTOR = 1.10  # few models may agree by luck, and no machine repeats its
 
 @dataclass(frozen=True)
 class Projection:
-    """A range in ms with what it rests on. ``factor`` is the error it allows each way."""
+    """A range in ms with what it rests on. ``factor`` is the error it allows each way.
+
+    ``excludes`` names the error that it does not allow for; None where there is none known.
+    """
 
     low: float
     high: float
     factor: float
     method: str
     calibration: str
+    excludes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,11 @@ def project(
         error = max(error, math.log(table_error(kind)[1]))
     factor = max(math.exp(error), _LEAST_FACTOR)
     middle = undisturbed * math.exp(float(np.mean(logs)))
+    excludes = None
+    if measured is None:
+        excludes = (
+            f"the change of runtime, from {table()[kind]['runtime']} on the device to this one"
+        )
     return Projection(
         low=middle / factor,
         high=middle * factor,
@@ -149,8 +162,10 @@ def project(
         method=(
             f"this machine's undisturbed p50 x the mean ratio of {len(shared)} {kind} models;"
             f" expected error x{factor:.2f} (leave one out)"
+            + (f", of the ratio alone: {excludes}, is not in it" if excludes else "")
         ),
         calibration=f"{', '.join(shared)} ({there.source})",
+        excludes=excludes,
     )
 
 
@@ -206,7 +221,9 @@ def nearest_published(exact: Mapping[str, Any], target: str) -> str | None:
     if not anchors or not macs:
         return None
     anchor = min(anchors, key=lambda a: abs(math.log(a["macs"] / macs)))
+    tokens = f" of this model at {exact['length']} tokens" if exact.get("length") else ""
     return (
         f"nearest published: {anchor['model']} at {anchor['at']}, {anchor['ms']:g} ms on"
-        f" {anchor['device']}, {anchor['macs'] / macs:.3g} x the MACs ({anchor['source']})"
+        f" {anchor['device']}, {anchor['macs'] / macs:.3g} x the MACs{tokens}"
+        f" ({anchor['source']})"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgekd.bench import environment
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
     from edgekd.bench.sequential import Finding
     from edgekd.profiles import Profile
 
+QUEUED = (
+    "*: more clients than cores, so that p50 and p99 there are mostly the wait for a core (the"
+    " scheduler), not the model"
+)
+RATIO_ALONE = " (error of the ratio alone)"
 MARKS = {"regressed": "❌", "improved": "🚀", "unchanged": "✅", "inconclusive": "❔"}
 
 
@@ -35,7 +42,7 @@ def bench(
             table.add_row(
                 name,
                 profile.name,
-                _p50(latency),
+                _p50(latency, measurement),
                 _ms(latency.get("p90")),
                 _ms(latency.get("p99")),
                 _ms(row.get("load_ms")),
@@ -46,6 +53,9 @@ def bench(
             why = row.get("missing") or row.get("method")
             if why:
                 notes.append(f"{name}, {profile.name}: {why}")
+            notes.append(f"{name}, {profile.name}: {_exact(measurement.exact)}")
+            if measurement.memory_kind not in (None, environment.SINCE_IMPORTS):
+                notes.append(f"{name}, {profile.name}: memory is {measurement.memory_kind}")
             kernels = measurement.session.get("int8_kernels")
             if kernels and measurement.exact.get("int8_weight_bytes"):
                 notes.append(
@@ -68,6 +78,8 @@ def bench(
         }
         if loads:
             console.print(_concurrency(profile_name, loads))
+            if any(load["queued"] for each in loads.values() for load in each):
+                notes.append(f"{profile_name}: {QUEUED}")
     for name, pairs in found.items():
         for profile, measurement in pairs:
             if measurement.settings:
@@ -78,7 +90,7 @@ def bench(
         value = "unknown" if line.value is None else _unit(line.name, line.value)
         if line.range:
             low, high = (_unit(line.name, end) for end in line.range)
-            value = f"projected {low} to {high}"
+            value = f"projected {low} to {high}{RATIO_ALONE if line.excludes else ''}"
         limit = _unit(line.name, line.limit)
         console.print(
             f"  {line.status}: {line.bundle}, {line.profile}: {line.name} {value}"
@@ -180,14 +192,14 @@ def _concurrency(title: str, loads: Mapping[str, Sequence[Mapping[str, Any]]]) -
     """Bundles side by side at each number of clients."""
     from rich.table import Table
 
-    table = Table(
-        "clients", "bundle", "per second", "p50", "p99", "samples", "a million cost", title=title
-    )
+    columns = ("clients", "cores", "bundle", "per second", "p50", "p99", "samples")
+    table = Table(*columns, "a million cost", title=title)
     for at_once in zip(*loads.values(), strict=True):
         for name, load in zip(loads, at_once, strict=True):
             cost = load.get("cost_per_million")
             table.add_row(
-                str(load["clients"]),
+                f"{load['clients']}*" if load["queued"] else str(load["clients"]),
+                str(load["cores"]),
                 name,
                 f"{load['throughput_per_s']:.0f}",
                 _ms(load["p50"]),
@@ -218,12 +230,30 @@ def _settings(title: str, measurement: Measurement) -> Any:
     return table
 
 
-def _p50(latency: Mapping[str, Any]) -> str:
+def _exact(exact: Mapping[str, Any]) -> str:
+    """What was counted and has no noise; MACs with the length that they are of."""
+    tokens = f" of one example of {exact['length']} tokens" if exact.get("length") else ""
+    parts = [f"{_mb(exact['size_bytes'])}"]
+    for key, title in (("parameters", "parameters"), ("macs", f"MACs{tokens}")):
+        if exact.get(key) is not None:
+            parts.append(f"{exact[key]:,} {title}")
+    counts = {"operators": sum((exact.get("ops") or {}).values()) or None}
+    counts |= {
+        "Q": exact.get("quantize"),
+        "DQ": exact.get("dequantize"),
+        "Cast": exact.get("casts"),
+    }
+    parts += [f"{value:,} {title}" for title, value in counts.items() if value is not None]
+    return f"exactly {', '.join(parts)}"
+
+
+def _p50(latency: Mapping[str, Any], measurement: Measurement) -> str:
     if latency.get("p50") is not None:
         low, high = latency["p50_ci"]
         return f"{latency['p50']:.3g} ms [{low:.3g}, {high:.3g}]"
     if latency.get("low") is not None:
-        return f"{latency['low']:.3g} to {latency['high']:.3g} ms"
+        alone = measurement.projection is not None and measurement.projection.excludes
+        return f"{latency['low']:.3g} to {latency['high']:.3g} ms{RATIO_ALONE if alone else ''}"
     return "-"
 
 

@@ -24,6 +24,7 @@ import edgekd
 from edgekd.errors import EdgekdError, InconclusiveError, InputError, MissingDependency
 
 TIME_LIMIT = 180.0  # seconds one request may take beyond what it was asked to run
+_LONGER = 30.0
 _ERRORS: Mapping[int, type[EdgekdError]] = {
     error.exit_code: error for error in (InputError, InconclusiveError, MissingDependency)
 }
@@ -77,13 +78,15 @@ class Runner:
     def ask(self, do: str, *, expected_seconds: float = 0.0, **arguments: Any) -> dict[str, Any]:
         """Send one request and return its reply."""
         assert self._process.stdin is not None
-        request = json.dumps({"do": do, **arguments}) + "\n"
+        limit = expected_seconds + self.time_limit
+        # The worker's own limit is longer: where both sides live, this one tells what happened.
+        request = json.dumps({"do": do, "within": limit + _LONGER, **arguments}) + "\n"
         try:
             self._process.stdin.write(request.encode())
             self._process.stdin.flush()
         except OSError:
             raise self._failure(do, "ended") from None
-        line = self._read_line(do, expected_seconds + self.time_limit)
+        line = self._read_line(do, limit)
         try:
             reply = json.loads(line)
         except ValueError:

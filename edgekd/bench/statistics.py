@@ -228,12 +228,19 @@ def order_interval(values: Sequence[float] | np.ndarray, error: float) -> tuple[
 
     The whole line where so few values allow no such bound.
     """
-    from scipy.stats import binom
-
     ordered = np.sort(np.asarray(values, np.float64))
-    rank = int(binom.ppf(error, len(ordered), 0.5))
-    while rank >= 0 and binom.cdf(rank, len(ordered), 0.5) > error:
-        rank -= 1
+    rank = _rank(len(ordered), error)
     if rank < 0:
         return float("-inf"), float("inf")
     return float(ordered[rank]), float(ordered[len(ordered) - 1 - rank])
+
+
+@cache
+def _rank(n: int, error: float) -> int:
+    """The largest order statistic, from 0, that exceeds a median with at most ``error``; or -1."""
+    from scipy.stats import binom
+
+    rank = int(binom.ppf(error, n, 0.5))
+    while rank >= 0 and binom.cdf(rank, n, 0.5) > error:
+        rank -= 1
+    return rank

@@ -142,7 +142,9 @@ class Remote:
 
 def ssh(address: str, options: Sequence[str] = (), python: str = "python3") -> Remote:
     """A machine that ``ssh ADDRESS`` logs into without asking for a password."""
-    shell = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", *options, address]
+    settings = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=15")
+    flags = [word for setting in settings for word in ("-o", setting)]
+    shell = ["ssh", *flags, *options, address]
     return Remote(shell, "the ssh host", python=python)
 
 

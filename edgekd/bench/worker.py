@@ -1,16 +1,21 @@
 """The process that is measured: ``python -m edgekd.bench.worker``.
 
 One JSON request per line on stdin, one JSON reply per line on stdout, so that the side that asks
-decides what is interleaved with what, on this machine or across ssh or adb. Only the bundle's
-exporter is imported, and neither torch nor transformers. Inputs arrive encoded: the tokenizer's
-memory and time are not the model's.
+decides what is interleaved with what, on this machine or across ssh or adb. It ends with the other
+end of its stdin, and by itself where a request is not answered ``within`` its seconds.
+
+Only the bundle's exporter is imported, and neither torch nor transformers. Inputs arrive encoded:
+the tokenizer's memory and time are not the model's.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -25,6 +30,8 @@ from edgekd.errors import EdgekdError, InputError
 from edgekd.exporter import Exporter, Runtime, Session, get
 
 Feeds = list[dict[str, np.ndarray]]
+IDLE_LIMIT = 600.0  # seconds without a request, after which nobody is there any more
+GRACE = 2.0  # seconds to end by itself once nobody can ask again
 
 
 class Worker:
@@ -111,18 +118,19 @@ class Worker:
 
         The kernel keeps the high-water mark, so no peak between two readings is missed.
         """
-        environment.reset_peak()
+        since = environment.reset_peak()
+        kind = environment.SINCE_IMPORTS if since else environment.LIFETIME_MARK
         baseline = environment.memory_bytes("VmRSS")
         self.open()
         for _ in range(passes * len(self.feeds)):
             self._next()
         own = getattr(self.session, "peak_memory_bytes", None)
         if own is not None:
-            return {"peak_memory_bytes": own, "why": "as the runtime itself tells it"}
+            return {"peak_memory_bytes": own, "kind": "as the runtime itself tells it"}
         if _has_children():
             return {"peak_memory_bytes": None, "why": "the runtime is a process of its own"}
         peak = environment.memory_bytes("VmHWM")
-        return {"peak_memory_bytes": peak - baseline, "baseline_bytes": baseline}
+        return {"peak_memory_bytes": peak - baseline, "baseline_bytes": baseline, "kind": kind}
 
     def held(self) -> dict[str, Any]:
         """What a runtime in a process of its own says about itself after it ran."""
@@ -192,14 +200,43 @@ def _has_children() -> bool:
         return False
 
 
+def _end_with(stream: int) -> None:
+    """End this process, whatever it is doing, once the other end of ``stream`` is gone.
+
+    A killed ssh leaves a busy worker alone otherwise: it learns of it at its next request, which
+    never comes. The thread sleeps in the kernel until then and disturbs no measurement.
+    """
+    if not hasattr(select, "poll"):
+        return
+    poller = select.poll()
+    # A hang-up is always told; of a socket's half-closed end it has to be asked for.
+    poller.register(stream, getattr(select, "POLLRDHUP", 0))
+
+    def watch() -> None:
+        poller.poll()
+        time.sleep(GRACE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _end_after(seconds: float) -> None:
+    """Have the kernel end this process then, even inside a library that never comes back."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 def main() -> None:
     # What a library prints must not end up between two replies: replies get a descriptor of
     # their own, and stdout joins stderr.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker()
+    _end_with(sys.stdin.fileno())
+    _end_after(IDLE_LIMIT)
     for line in sys.stdin:
         request = json.loads(line)
+        _end_after(request.pop("within", IDLE_LIMIT))
         method: Callable[..., dict[str, Any]] = getattr(worker, request.pop("do"))
         try:
             reply = method(**request)
@@ -207,6 +244,7 @@ def main() -> None:
             reply = {"error": str(error), "exit_code": error.exit_code}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
+        _end_after(IDLE_LIMIT)
 
 
 if __name__ == "__main__":

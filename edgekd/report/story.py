@@ -12,7 +12,7 @@ EVIDENCE = {
     "measured": "run on that runtime and that hardware",
     "reference": "numerics executed by the reference interpreter; says nothing about speed",
     "published": "cited from a source",
-    "projected": "a range computed from other measurements, with its method; never decides",
+    "projected": "a range computed from other measurements, with its method and the error that it allows for; never decides",
 }
 _WORDS = {"passed": "Passed", "failed": "Failed", "inconclusive": "Undecided"}
 

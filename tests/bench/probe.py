@@ -62,9 +62,9 @@ class ProbeExporter(Exporter):
     def groups(self, bundle):
         return []
 
-    def inspect(self, bundle):
+    def inspect(self, bundle, length=None):
         ops = {"MatMul": int(bundle.manifest.runtime.get("work", 1))}
-        return {"macs": 64 * 64, "ops": bundle.manifest.runtime.get("ops", ops)}
+        return {"macs": 64 * 64, "ops": bundle.manifest.runtime.get("ops", ops), "length": length}
 
     def check(self, bundle):
         return []

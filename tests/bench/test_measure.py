@@ -1,14 +1,18 @@
 import json
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 
-from edgekd.bench.measure import compare, measure, spread
-from edgekd.bench.runner import Runner, local_environment
+from edgekd.bench import environment
+from edgekd.bench.measure import compare, measure, served_length, spread
+from edgekd.bench.runner import Runner, local_command, local_environment
 from edgekd.bench.transport import Local
+from edgekd.bench.worker import Worker, write_feeds
 from edgekd.bundle import Bundle
 from edgekd.errors import InconclusiveError, InputError
 from edgekd.profiles import Profile
@@ -104,6 +108,46 @@ def test_junk_instead_of_a_reply():
         pytest.raises(InconclusiveError, match="junk"),
     ):
         runner.ask("prepare")
+
+
+def test_worker_ends_by_its_own_limit(make_bundle, rows, tmp_path):
+    """Nobody has to be there to end it: its limit came with the request."""
+    bundle = make_bundle(fail="hang")
+    write_feeds(tmp_path / "feeds.npz", [bundle.encode(rows[:1])])
+    place = {"bundle": str(bundle.path), "feeds": str(tmp_path / "feeds.npz")}
+    requests = [
+        {"do": "prepare", **place, "runtime": {"threads": 1}}, {"do": "open"},
+        {"do": "first", "within": 0.5},
+    ]  # fmt: skip
+    worker = subprocess.Popen(
+        local_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=local_environment()
+    )
+    with worker:
+        for request in requests:
+            worker.stdin.write(json.dumps(request).encode() + b"\n")
+            worker.stdin.flush()
+            if request["do"] != "first":
+                assert json.loads(worker.stdout.readline())
+        assert worker.wait(timeout=20) == -signal.SIGALRM
+
+
+def test_kind_of_the_memory_mark_is_told(make_bundle, profile, rows, tmp_path, monkeypatch):
+    row = quick(make_bundle(megabytes=5), profile, rows).to_dict()
+    assert "reset after the imports" in row["details"]["peak_memory_kind"]
+    bundle = make_bundle("other")
+    write_feeds(tmp_path / "feeds.npz", [bundle.encode(rows[:1])])
+    worker = Worker()
+    worker.prepare(str(bundle.path), str(tmp_path / "feeds.npz"), {"threads": 1})
+    monkeypatch.setattr(environment, "reset_peak", lambda: False)  # as on a Mac
+    assert "lifetime" in worker.memory(passes=1)["kind"]
+
+
+def test_served_length_is_the_median_rows():
+    manifest = SimpleNamespace(inputs=[SimpleNamespace(name="ids", shape=("batch", "sequence"))])
+    feeds = [{"ids": np.zeros((1, n))} for n in (9, 3, 30, 12, 7)]
+    assert served_length(SimpleNamespace(manifest=manifest), feeds) == 9
+    manifest.inputs[0].shape = ("batch", 64)
+    assert served_length(SimpleNamespace(manifest=manifest), feeds) is None
 
 
 def test_bundles_of_two_tasks_are_not_measured_on_one_tasks_rows(make_bundle, profile, rows):

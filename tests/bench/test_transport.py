@@ -1,15 +1,19 @@
 """Workers elsewhere: the same replies through a shell, through a real sshd, through adb."""
 
 import os
+import signal
 import sys
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 
+import psutil
 import pytest
 
 from edgekd.bench import transport
 from edgekd.bench.gate import gate
-from edgekd.bench.measure import measure
+from edgekd.bench.measure import measure, prepare
 from edgekd.bench.sequential import Plan
+from edgekd.bench.worker import write_feeds
 from edgekd.errors import InconclusiveError, InputError, MissingDependency
 from edgekd.profiles import Profile
 
@@ -144,3 +148,35 @@ def test_over_ssh_as_in_place(loopback, make_bundle, kiosk, rows, monkeypatch):
     assert found.evidence == "measured"
     assert found.session["runtime"] == "probe" and len(found.samples) >= 40
     assert "127.0.0.1" not in str(found.to_dict()["details"]["environment"])
+
+
+def _worker_of(place):
+    """The process that runs the worker which was sent to ``place``; None where there is none."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("PYTHONPATH", "").startswith(place._folder):
+                return process
+    return None
+
+
+def test_worker_does_not_outlive_a_killed_ssh(
+    loopback, make_bundle, kiosk, rows, monkeypatch, tmp_path
+):
+    """It hangs inside an inference, so it would not look at its input for an hour."""
+    address, options = loopback
+    path = f"{{worker}}:{os.environ['PYTHONPATH']}"
+    monkeypatch.setattr(transport, "_WORKER_PATH", path)
+    bundle = make_bundle(fail="hang")
+    write_feeds(tmp_path / "feeds.npz", [bundle.encode(rows[:1])])
+    with transport.ssh(address, options, python=sys.executable) as place:
+        with place.start("the worker") as runner:
+            prepare(runner, bundle, tmp_path / "feeds.npz", kiosk, place)
+            runner.ask("open")
+            runner._process.stdin.write(b'{"do": "first"}\n')
+            runner._process.stdin.flush()
+            time.sleep(0.5)
+            worker = _worker_of(place)
+            assert worker.is_running()
+            os.kill(runner._process.pid, signal.SIGKILL)
+        worker.wait(timeout=20)
+        assert _worker_of(place) is None

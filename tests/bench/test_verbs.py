@@ -3,6 +3,7 @@
 import json
 from functools import partial
 
+import numpy as np
 import pytest
 
 from edgekd.bench import sequential
@@ -77,7 +78,9 @@ def test_concurrent_clients_have_the_samples_that_p99_needs(edgekd, make_bundle,
     loads = rows[0]["details"]["concurrency"]
     assert [load["clients"] for load in loads] == [1, 4]
     for load in loads:
-        assert load["samples"] >= 662 and load["p99"] >= load["p50"]
+        assert load["samples"] == len(load["samples_ms"]) >= 662 and load["p99"] >= load["p50"]
+        assert load["p50"] == pytest.approx(np.median(load["samples_ms"]))
+        assert load["queued"] == (load["clients"] > load["cores"])
         cost = load["cost_per_million"]
         by_hand = 0.34 / 8 * cost["cores"] / 3600 / load["throughput_per_s"] * 1e6
         assert cost["cost"] == pytest.approx(by_hand)

@@ -7,7 +7,7 @@ from edgekd import profiles
 from edgekd.errors import InputError
 
 SHIPPED = {
-    "browser", "edge-server", "host", "phone-android", "phone-android-mid", "phone-ios",
+    "browser", "edge-server", "host", "mac", "phone-android", "phone-android-mid", "phone-ios",
     "phone-ios-older", "raspberry-pi-5",
 }  # fmt: skip
 VALID = {
@@ -92,3 +92,9 @@ def test_every_shipped_figure_and_price_has_a_source():
 def test_unknown_name():
     with pytest.raises(InputError, match="did you mean 'phone-ios'"):
         profiles.load("phone-io")
+
+
+def test_every_target_has_this_machine_as_a_profile() -> None:
+    assert profiles.here("onnx").name == "host"
+    assert profiles.here("browser").name == "browser"
+    assert (profiles.here("coreml").target, profiles.here("coreml").where) == ("coreml", "host")

@@ -99,10 +99,10 @@ class BrowserExporter(Exporter):
         with as_onnx(bundle) as graph:
             return OnnxExporter().groups(graph)
 
-    def inspect(self, bundle: Bundle) -> dict[str, Any]:
+    def inspect(self, bundle: Bundle, length: int | None = None) -> dict[str, Any]:
         from edgekd_exporters.browser import figures
 
-        return figures.inspect(bundle)
+        return figures.inspect(bundle, length)
 
     def check(self, bundle: Bundle) -> list[Finding]:
         from edgekd_exporters.browser import figures

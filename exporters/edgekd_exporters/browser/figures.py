@@ -33,7 +33,7 @@ def as_onnx(bundle: Bundle) -> Iterator[Bundle]:
         yield Bundle(Path(folder), bundle.manifest)
 
 
-def inspect(bundle: Bundle) -> dict[str, Any]:
+def inspect(bundle: Bundle, length: int | None = None) -> dict[str, Any]:
     """The ONNX target's figures, and ``download_bytes``: what transformers.js fetches.
 
     ``macs`` is of one example of ``length`` tokens. The engine (onnxruntime-web, 14 MB) comes on
@@ -42,7 +42,7 @@ def inspect(bundle: Bundle) -> dict[str, Any]:
     from edgekd_exporters.onnx import figures
 
     with as_onnx(bundle) as graph:
-        found = figures.inspect(graph)
+        found = figures.inspect(graph, length)
     del found["int8_kernels"]  # of this processor; a page runs WebAssembly's
     return {**found, "download_bytes": sum(_size(bundle.path / name) for name in fetched(bundle))}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -34,7 +35,8 @@ class CoreMLExporter(Exporter):
     model_suffixes = (".mlpackage", ".mlmodel", ".mlmodelc")  # the last two are told apart
     calibrated = frozenset(name for name, rung in PRECISIONS.items() if rung.activations)
     tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
-    runtime_modules = ("coremltools", "torch")
+    # On a Mac Core ML runs the bundle; elsewhere the interpreter, which is torch's.
+    runtime_modules = ("coremltools",) if sys.platform == "darwin" else ("coremltools", "torch")
 
     def precisions(self, spec: Spec) -> tuple[str, ...]:
         from edgekd_exporters.coreml.convert import system_of
@@ -116,7 +118,7 @@ class CoreMLExporter(Exporter):
             sizes[item.group] = sizes.get(item.group, 0) + item.bytes
         return [Group(name, size) for name, size in sizes.items()]
 
-    def inspect(self, bundle: Bundle) -> dict[str, Any]:
+    def inspect(self, bundle: Bundle, length: int | None = None) -> dict[str, Any]:
         from edgekd_exporters.coreml import figures
 
         return figures.inspect(bundle)

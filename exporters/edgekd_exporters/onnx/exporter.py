@@ -120,10 +120,10 @@ class OnnxExporter(Exporter):
             sizes[item.module] = sizes.get(item.module, 0) + item.weight.nbytes
         return [Group(name, size) for name, size in sizes.items()]
 
-    def inspect(self, bundle: Bundle) -> dict[str, Any]:
+    def inspect(self, bundle: Bundle, length: int | None = None) -> dict[str, Any]:
         from edgekd_exporters.onnx import figures
 
-        return figures.inspect(bundle)
+        return figures.inspect(bundle, length)
 
     def check(self, bundle: Bundle) -> list[Finding]:
         from edgekd_exporters.onnx import figures

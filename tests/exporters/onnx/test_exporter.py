@@ -112,6 +112,8 @@ def test_inspect_counts_exactly(
     assert figures["quantize"] == figures["dequantize"] == figures["int8_weight_bytes"] == 0
     small = exporter.inspect(bert_int8)
     assert small["macs"] == figures["macs"]
+    shorter = exporter.inspect(bert_fp32, 8)
+    assert shorter["length"] == 8 and 4 * shorter["macs"] < figures["macs"] < 5 * shorter["macs"]
     assert small["quantize"] > 0 and small["int8_weight_bytes"] > 600 * hidden
 
 
