@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from edgekd.bundle import MANIFEST, STRING, Bundle, Manifest, encode, write
-from edgekd.errors import InputError, VerificationError, nearest
+from edgekd.errors import EdgekdError, InputError, VerificationError, nearest
 
 if TYPE_CHECKING:
     from edgekd.preprocess import Preprocessor, Row
@@ -114,7 +114,7 @@ class Exporter(ABC):
 
     name: ClassVar[str]
     default_precisions: ClassVar[tuple[str, ...]]  # what a recipe that names none gets
-    # What `auto` does not try: rungs for hardware that is not the profile's, such as a GPU's half.
+    # What `auto` does not try of itself; see :meth:`automatic`.
     not_automatic: ClassVar[tuple[str, ...]] = ()
     # Precisions whose activation ranges come from rows, so that made-up ones would mislead.
     calibrated: ClassVar[frozenset[str]] = frozenset()
@@ -130,6 +130,10 @@ class Exporter(ABC):
     @abstractmethod
     def precisions(self, spec: Spec) -> tuple[str, ...]:
         """Every precision that ``spec`` allows, the float one first."""
+
+    def automatic(self, spec: Spec, runtime: Runtime) -> tuple[str, ...]:
+        """What `auto` tries where bundles run as ``runtime`` says, the float one first."""
+        return tuple(name for name in self.precisions(spec) if name not in self.not_automatic)
 
     @abstractmethod
     def write_float(self, program: Program, spec: Spec, folder: Path) -> Manifest:
@@ -165,13 +169,24 @@ class Exporter(ABC):
     def open(self, bundle: Bundle, runtime: Runtime | None = None) -> Session:
         """Load the bundle. Must import neither torch nor transformers where the target allows."""
 
+    def slot(self, precision: str) -> str | None:
+        """What a bundle of several precisions calls this one; None where a bundle holds one."""
+        return None
+
+    def combine(self, bundles: Sequence[Bundle], out: Path) -> Bundle:
+        """Publish at ``out`` one bundle with several precisions of a model, each of its own slot.
+
+        The first is what opens unless another is asked for.
+        """
+        raise InputError(f"a {self.name} bundle holds one precision; export each by itself")
+
     def lower(self, program: Program, spec: Spec, out: Path) -> Bundle:
         """Export ``program`` in float, compare with torch on its rows, and publish at ``out``.
 
         Raises :class:`VerificationError` where the numbers differ; ``out`` then stays as it was.
         """
         _check_lengths(program, spec)
-        with _staged(out) as stage:
+        with staged(out) as stage:
             manifest = self.write_float(program, spec, stage)
             rows, encoder = program.rows, program.preprocessor
             inputs = encoded = encode(manifest, encoder, rows)
@@ -188,7 +203,7 @@ class Exporter(ABC):
         """
         if out.resolve() == bundle.path.resolve():
             raise InputError(f"{out} is the bundle to be compressed itself; name another folder")
-        with _staged(out) as stage:
+        with staged(out) as stage, _blamed(f"{self.name} {plan.default}", bundle.path):
             manifest = self.write_compressed(bundle, plan, calibration, stage)
             rows, inputs, reference = bundle.golden()
             return self._finish(stage, out, manifest, bundle.preprocessor, rows, inputs, reference)
@@ -244,7 +259,7 @@ class Exporter(ABC):
         error = self._compare(manifest, outputs, reference)
         manifest = replace(manifest, provenance={**manifest.provenance, "relative_error": error})
         write(stage, manifest, preprocessor, rows, inputs, outputs)
-        return _publish(stage, out)
+        return publish(stage, out)
 
 
 def _run_rows(
@@ -322,8 +337,8 @@ def _check_lengths(program: Program, spec: Spec) -> None:
 
 
 @contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """An empty folder beside ``out`` to build in; :func:`_publish` moves it into place.
+def staged(out: Path) -> Iterator[Path]:
+    """An empty folder beside ``out`` to build in; :func:`publish` moves it into place.
 
     Only a bundle is ever replaced: a file, or a folder that holds something else, is refused.
     """
@@ -343,7 +358,22 @@ def _staged(out: Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _publish(stage: Path, out: Path) -> Bundle:
+@contextmanager
+def _blamed(precision: str, source: Path) -> Iterator[None]:
+    """What a quantizer or a runtime raises over one graph is that graph's fault, in one line."""
+    try:
+        yield
+    except EdgekdError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise InputError(
+            f"{precision} cannot be made of {source} ({reason}); take another precision, or keep the"
+            " part that breaks in float (quantize --keep)"
+        ) from error
+
+
+def publish(stage: Path, out: Path) -> Bundle:
     """Replace ``out`` by the finished ``stage``."""
     out = out.resolve()
     old = out.with_name(f"{out.name}.old")
@@ -357,9 +387,9 @@ def _publish(stage: Path, out: Path) -> Bundle:
 
 def copy(bundle: Bundle, out: Path) -> Bundle:
     """Publish a copy of ``bundle`` at ``out``, whole or not at all."""
-    with _staged(out) as stage:
+    with staged(out) as stage:
         shutil.copytree(bundle.path, stage, dirs_exist_ok=True)
-        return _publish(stage, out)
+        return publish(stage, out)
 
 
 def verify(exporter: Exporter, bundle: Bundle) -> float:

@@ -13,8 +13,12 @@ from edgekd.cli.common import JsonOption, emit
 from edgekd.cli.quantize import CALIBRATION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgekd.bundle import Bundle
     from edgekd.exporter import Exporter, Spec
+    from edgekd.profiles import Profile
+    from edgekd.search.precision import Budget
 
 
 def export(
@@ -24,14 +28,22 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="fp32, int8, …, or auto: the fastest within --max-drop. The target's float by"
-            " default.",
+            help="fp32, int8, …, or auto: the fastest within --max-drop and the two limits. The"
+            " target's float by default. Several with commas make one browser folder, the first"
+            " its default.",
             show_default=False,
         ),
     ] = None,
     max_drop: Annotated[
         float, typer.Option(help="With auto: the loss of the main metric that is allowed.")
     ] = 0.01,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(help="With auto: the slowest median allowed, such as '5 ms'."),
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="With auto: the largest model allowed, such as '6 MB'.")
+    ] = None,
     select: Annotated[
         str | None,
         typer.Option(
@@ -39,7 +51,13 @@ def export(
             " activation ranges; never the test data."
         ),
     ] = None,
-    profile: Annotated[str, typer.Option(help="With auto: where candidates are timed.")] = "host",
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="With auto: where candidates are timed; this machine by default.",
+            show_default=False,
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Labelled rows: the bundle is scored on them, beside the model itself."),
@@ -73,12 +91,12 @@ def export(
 ) -> None:
     """Export a model, compare it with torch on real rows, and write a complete bundle.
 
-    Nothing is written where the numbers differ (exit 1).
+    Nothing is written where the numbers differ, or where auto finds nothing inside the budget
+    (exit 1: the nearest miss is named).
     """
     from edgekd import data as reading
     from edgekd import exporter as exporters
     from edgekd import models, tasks
-    from edgekd.errors import InputError, nearest
     from edgekd.exporter import AUTO, Spec
     from edgekd.program import Shapes
     from edgekd.wrap import wrap
@@ -86,27 +104,16 @@ def export(
     exporter = exporters.get(target)
     spec = Spec(
         shapes=Shapes(batch, tuple(sorted(length or ()))),
-        compute="fp32" if precision == "fp32" else exporter.default_compute,
+        compute="fp32" if "fp32" in (precision or "").split(",") else exporter.default_compute,
         deployment=deployment,
         metadata={k: v for k, v in (("author", author), ("license", license)) if v},
         options=_options(option or []),
     )
     known = exporter.precisions(spec)
-    wanted = precision or known[0]
-    if wanted == AUTO and not select:
-        raise InputError(
-            "--precision auto needs --select: labelled rows to choose on, not the test data"
-        )
-    if wanted in exporter.calibrated and not select:
-        raise InputError(
-            f"--precision {wanted} takes activation ranges from rows: give --select, rows that are"
-            " served like these and are not the test data"
-        )
-    if wanted not in (*known, AUTO):
-        raise InputError(
-            f"unknown precision '{wanted}'{nearest(wanted, known)}; {target} offers"
-            f" {', '.join(known)}"
-        )
+    wanted = list(dict.fromkeys((precision or known[0]).split(",")))
+    _check_precisions(exporter, wanted, known, bool(select))
+    budget = _budget(wanted, max_drop, max_latency, max_size)
+    timed = _profile(exporter, profile) if AUTO in wanted else None
     chosen = tasks.get(task or models.detect_task(model))
     columns = {k: v for k, v in {"text": text, "label": label}.items() if v}
     rows = reading.read_rows(data, chosen, columns) if data else []
@@ -125,13 +132,14 @@ def export(
         examples,
         {"source": Path(model).name or model, "revision": loaded.revision},
     )
-    asked = Asked(wanted, max_drop, profile, selection, _spread(selection, CALIBRATION) or samples)
+    asked = Asked(wanted, budget, timed, selection, _spread(selection, CALIBRATION) or samples)
     bundle, search = _build(exporter, program, spec, asked, out)
     document: dict[str, Any] = {
         "schema": "edgekd.export/1",
         "bundle": str(out),
         "target": target,
         "precision": bundle.manifest.precision,
+        "precisions": wanted,
         "variant": bundle.manifest.variant,
         "size_bytes": bundle.size_bytes,
         "bundle_bytes": bundle.bundle_bytes,
@@ -144,6 +152,75 @@ def export(
     if rows:
         document["evaluation"] = _score(loaded, chosen, bundle, rows)
     emit(document, json_path, lambda console: _show(console, document))
+
+
+def _check_precisions(
+    exporter: Exporter, wanted: list[str], known: Sequence[str], select: bool
+) -> None:
+    """Raise :class:`InputError` before anything is loaded."""
+    from edgekd.errors import InputError, nearest
+    from edgekd.exporter import AUTO
+
+    slots: dict[str, str] = {}
+    for name in wanted:
+        if name not in (*known, AUTO):
+            raise InputError(
+                f"unknown precision '{name}'{nearest(name, list(known))}; {exporter.name} offers"
+                f" {', '.join(known)}"
+            )
+        if name == AUTO and not select:
+            raise InputError(
+                "--precision auto needs --select: labelled rows to choose on, not the test data"
+            )
+        if name in exporter.calibrated and not select:
+            raise InputError(
+                f"--precision {name} takes activation ranges from rows: give --select, rows that"
+                " are served like these and are not the test data"
+            )
+        slot = exporter.slot(name) if name != AUTO else AUTO
+        if len(wanted) > 1 and exporter.slot(known[0]) is None:
+            raise InputError(
+                f"a {exporter.name} bundle holds one precision: export {' and '.join(wanted)} each"
+                " by itself"
+            )
+        if slot in slots:
+            raise InputError(
+                f"{slots[slot]} and {name} are both '{slot}' in one folder; name one of them"
+            )
+        slots[str(slot)] = name
+
+
+def _budget(precisions: list[str], drop: float, latency: str | None, size: str | None) -> Budget:
+    """What ``auto`` has to stay inside; :class:`InputError` for a limit that nothing would hold."""
+    from edgekd.errors import InputError
+    from edgekd.exporter import AUTO
+    from edgekd.quantities import parse_bytes, parse_milliseconds
+    from edgekd.search.precision import Budget
+
+    if AUTO not in precisions and (latency or size):
+        name = "--max-latency" if latency else "--max-size"
+        raise InputError(f"{name} limits what auto may choose; add --precision auto, or drop it")
+    try:
+        longest = parse_milliseconds(latency) if latency else None
+        largest = parse_bytes(size) if size else None
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return Budget(drop, longest, largest)
+
+
+def _profile(exporter: Exporter, name: str | None) -> Profile:
+    from edgekd import profiles
+    from edgekd.errors import InputError
+
+    if name is None:
+        return profiles.here(exporter.name)
+    found = profiles.load(name, Path.cwd())
+    if found.target != exporter.name:
+        raise InputError(
+            f"the profile '{name}' runs {found.target} bundles, and this export is for"
+            f" {exporter.name}; name one that runs those, or none for this machine"
+        )
+    return found
 
 
 def _options(given: list[str]) -> dict[str, Any]:
@@ -168,11 +245,11 @@ def _spread(rows: list[dict[str, Any]], count: int | None = None) -> list[Any]:
 
 @dataclass(frozen=True)
 class Asked:
-    """Which precision, and what is needed to find or to calibrate it."""
+    """Which precisions, and what is needed to find or to calibrate them."""
 
-    precision: str
-    max_drop: float
-    profile: str
+    precisions: list[str]  # the first is the bundle's own
+    budget: Budget
+    profile: Profile | None  # where auto times
     selection: list[Any]
     calibration: list[Any]  # never the test data
 
@@ -180,29 +257,38 @@ class Asked:
 def _build(
     exporter: Exporter, program: Any, spec: Spec, asked: Asked, out: Path
 ) -> tuple[Bundle, dict[str, Any] | None]:
-    from edgekd.exporter import AUTO, Plan, copy
+    from edgekd.exporter import copy
 
-    if asked.precision == exporter.precisions(spec)[0]:
+    if asked.precisions == [exporter.precisions(spec)[0]]:
         return exporter.lower(program, spec, out), None
     with tempfile.TemporaryDirectory(prefix="edgekd-export-") as folder:
         work = Path(folder)
         base = exporter.lower(program, spec, work / "float")
-        if asked.precision != AUTO:
-            return exporter.compress(base, Plan(asked.precision), asked.calibration, out), None
-        from edgekd import profiles
-        from edgekd.pipeline import precision
+        made = [_make(exporter, base, name, asked, work) for name in asked.precisions]
+        bundles = [bundle for bundle, _ in made]
+        search = next((found for _, found in made if found), None)
+        if len(bundles) == 1:
+            return copy(bundles[0], out), search
+        return exporter.combine(bundles, out), search
 
-        timed = profiles.load(asked.profile, Path.cwd())
-        search = precision.Search(
-            exporter,
-            base,
-            asked.selection,
-            asked.calibration,
-            timed if timed.target == exporter.name else None,
-            work,
-        )
-        choice, best = precision.auto(search, asked.max_drop)
-        return copy(best, out), precision.as_rows(choice)
+
+def _make(
+    exporter: Exporter, base: Bundle, name: str, asked: Asked, work: Path
+) -> tuple[Bundle, dict[str, Any] | None]:
+    """One precision of ``base``, and for auto what was tried."""
+    from edgekd.exporter import AUTO, Plan
+
+    if name == base.manifest.precision:
+        return base, None
+    if name != AUTO:
+        return exporter.compress(base, Plan(name), asked.calibration, work / f"asked-{name}"), None
+    from edgekd.pipeline import precision
+
+    search = precision.Search(
+        exporter, base, asked.selection, asked.calibration, asked.profile, work
+    )
+    choice, clock, best = precision.auto(search, asked.budget)
+    return best, precision.as_rows(choice, asked.budget, clock)
 
 
 def _score(loaded: Any, task: Any, bundle: Bundle, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -228,6 +314,7 @@ def _show(console: Any, document: dict[str, Any]) -> None:
     if "search" in document:
         kept = ", ".join(document["search"]["chosen"]["kept"]) or "nothing"
         console.print(f"auto chose {document['precision']}; put back to float: {kept}")
+        console.print(document["search"]["timing"]["note"])
     scored = document.get("evaluation")
     if scored:
         name, value = next(iter(scored["metrics"].items()))

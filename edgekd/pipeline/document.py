@@ -13,7 +13,7 @@ from edgekd.pipeline import stages
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.learn import seed_folder
 from edgekd.pipeline.preflight import CUT_OFF
-from edgekd.pipeline.ship import Built, chosen_profiles
+from edgekd.pipeline.ship import Built, budget_limits, chosen_profiles
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
 from edgekd.report.document import (
@@ -34,7 +34,6 @@ from edgekd.report.document import (
 )
 from edgekd.report.tuning import Tuning
 from edgekd.report.verdict import Line, check, verdict
-from edgekd.sections import Budget
 
 TRAINED_PER_SEED = ("student-no-kd", "student")
 _SCORES = ("n", "metrics", "metrics_ci", "retained", "retained_ci", "agreement", "ece")
@@ -102,6 +101,7 @@ def assemble(
         warnings=[
             *context.warnings,
             *_warnings(context, models),
+            *(s["missed"] for b in built if (s := b.done.result.get("search")) and s["missed"]),
             *([shift.sentence] if shift and shift.found else []),
         ],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -248,7 +248,7 @@ def _judge(
     cases += [(target, None) for target in context.recipe.targets if target not in covered]
     for target, profile in cases:
         speedups = benches[profile.name].result["speedup"] if profile else {}
-        limits = _limits(context.recipe.budget, profile)
+        limits = budget_limits(context.recipe.budget, profile)
         judged = [
             (row, _lines(limits, row, profile, speedups.get(row.path), gate_projections))
             for row in students
@@ -259,15 +259,6 @@ def _judge(
             lines += found
             chosen = chosen or row.path
     return lines, chosen
-
-
-def _limits(own: Budget, profile: Profile | None) -> dict[str, float]:
-    """The recipe's budget, and where it is silent the profile's; no more memory than its cap."""
-    given = profile.budget.model_dump(exclude_none=True) if profile else {}
-    limits = given | own.model_dump(exclude_none=True)
-    if profile and profile.memory_cap:
-        limits["memory"] = min(limits.get("memory", profile.memory_cap), profile.memory_cap)
-    return limits
 
 
 def _bench_of(row: BundleRow, profile: Profile | None) -> Bench | None:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from edgekd import tasks
 from edgekd.bench.statistics import Interval
 from edgekd.bundle import Bundle
-from edgekd.errors import InputError, VerificationError
+from edgekd.errors import InconclusiveError, InputError, VerificationError
 from edgekd.evaluate.run import predict, run_session
-from edgekd.exporter import Exporter, Plan
+from edgekd.exporter import Exporter, Plan, Runtime
 from edgekd.preprocess import Row
 from edgekd.profiles import Profile
 from edgekd.progress import say
@@ -40,6 +40,19 @@ RACE_ROUNDS = 7  # of the finalists, side by side
 
 
 @dataclass(frozen=True)
+class Clock:
+    """What candidates are timed on. ``profile`` is None where nothing times them here.
+
+    ``evidence`` is ``measured`` on the profile's own hardware, ``reference`` on this machine in its
+    place, and None for no time at all; ``note`` says on what, or why not.
+    """
+
+    profile: Profile | None
+    evidence: Literal["measured", "reference"] | None
+    note: str
+
+
+@dataclass(frozen=True)
 class Search:
     """One search over an exporter's ladder, and where its bundles lie."""
 
@@ -47,7 +60,7 @@ class Search:
     base: Bundle  # the float bundle, which is the reference
     selection: Sequence[Row]
     calibration: Sequence[Row]
-    profile: Profile | None  # None: nothing times this target here, so the smallest wins
+    profile: Profile | None  # None: candidates are not timed, so the smallest wins
     work: Path
 
     def bundle(self, candidate: Candidate) -> Bundle:
@@ -78,7 +91,7 @@ class Search:
 
         made = self.bundle(candidate)
         if self.profile is None:
-            return Cost(0.0, made.size_bytes)
+            return Cost(None, made.size_bytes)
         found = measure(
             made.path,
             self.profile,
@@ -89,9 +102,10 @@ class Search:
             settings=False,
         )
         p50 = found.p50
-        cost = Cost(p50.value if p50 else 0.0, made.size_bytes)
-        say(f"  {made.manifest.target} {_name(candidate)}: {cost.latency_ms:.3f} ms")
-        return cost
+        if p50 is None:
+            return Cost(None, made.size_bytes)
+        say(f"  {made.manifest.target} {_name(candidate)}: {p50.value:.3f} ms")
+        return Cost(p50.value, made.size_bytes)
 
     def race(self, candidates: Sequence[Candidate]) -> Ratio:
         """Time ``candidates`` in interleaved fresh processes; return the ratio of any two."""
@@ -142,59 +156,116 @@ class Search:
         return damage
 
 
-def auto(
-    search: Search, max_drop: float, ladder: Sequence[str] | None = None
-) -> tuple[Choice, Bundle]:
-    """Find the fastest candidate inside the budget; return it with everything that was tried.
+def clock(exporter: Exporter, base: Bundle, profile: Profile | None) -> Clock:
+    """Whether ``base``'s own runtime answers here under ``profile``, and what it then runs on."""
+    if profile is None:
+        return Clock(None, None, "latency was not measured: no profile was given")
+    settings = profile.runtime
+    session = exporter.open(base, Runtime(settings.threads, settings.spinning, settings.options))
+    try:
+        kind, said = session.kind, session.describe()
+    finally:
+        session.close()
+    name = f"{said.get('runtime', exporter.name)} {said.get('version', '')}".strip()
+    if kind != "native":
+        why = f"{name} gives the numbers of {exporter.name} bundles here, not their speed"
+        return Clock(None, None, f"latency was not measured ({why}): the smallest rung is chosen")
+    kernels = said.get("int8_kernels")
+    note = f"timed on this machine: {name}, {settings.threads} thread{'s'[: settings.threads > 1]}"
+    note += f", int8 kernels {kernels}" if kernels else ""
+    if profile.where == "host":
+        return Clock(profile, "measured", note)
+    note += f". {profile.title} has other kernels, on which another rung may be the fastest"
+    return Clock(profile, "reference", note)
 
-    Raises :class:`VerificationError` naming the nearest miss where nothing meets the budget.
+
+def find(
+    search: Search, budget: Budget, timed: Clock, ladder: Sequence[str] | None = None
+) -> Choice:
+    """Try every rung and what repairs it; whether one meets ``budget`` stands in the choice.
+
+    Raises :class:`InputError` without rows to choose on.
     """
     if not search.selection:
         raise InputError("precision auto chooses on labelled rows that are not the test data")
-    names = list(ladder or _ladder(search.exporter, search.base))
+    say(f"  {search.exporter.name} auto: {timed.note}")
+    search = replace(search, profile=timed.profile)
+    names = list(ladder or _ladder(search))
     groups = coarse([group.name for group in search.exporter.groups(search.base)])
     race = search.race if search.profile else None
     scores = Scores(search.accuracy, search.cost, search.damage, race)
-    choice = choose(names, groups, scores, Budget(max_drop))
+    return choose(names, groups, scores, budget)
+
+
+def auto(
+    search: Search, budget: Budget, ladder: Sequence[str] | None = None
+) -> tuple[Choice, Clock, Bundle]:
+    """Find the fastest candidate inside ``budget``; return it with everything that was tried.
+
+    Raises :class:`VerificationError` naming the nearest miss where nothing meets the budget, and
+    :class:`InconclusiveError` for a limit of a latency that is not measured on the profile's own
+    hardware.
+    """
+    timed = clock(search.exporter, search.base, search.profile)
+    if budget.max_latency_ms is not None and timed.evidence != "measured":
+        raise InconclusiveError(
+            f"whether a latency of {budget.max_latency_ms:g} ms is met cannot be said here:"
+            f" {timed.note}; drop that limit, or search on the hardware itself"
+        )
+    choice = find(search, budget, timed, ladder)
     if choice.chosen is None:
-        raise VerificationError(nearest_miss(choice, max_drop))
-    return choice, search.bundle(choice.chosen.candidate)
+        raise VerificationError(nearest_miss(choice, budget))
+    return choice, timed, search.bundle(choice.chosen.candidate)
 
 
-def nearest_miss(choice: Choice, max_drop: float) -> str:
+def nearest_miss(choice: Choice, budget: Budget) -> str:
     """One line for a budget that nothing meets."""
+    limits = [f"a drop of {budget.max_drop:g}"]
+    if budget.max_latency_ms is not None:
+        limits.append(f"{budget.max_latency_ms:g} ms")
+    if budget.max_size_bytes is not None:
+        limits.append(f"{budget.max_size_bytes:,} bytes")
+    asked = " and ".join([", ".join(limits[:-1]), limits[-1]] if len(limits) > 1 else limits)
     near = choice.nearest
     if near is None or near.drop is None:
-        return f"no precision could be made and measured within a drop of {max_drop:g}"
+        return f"no precision could be made and measured within {asked}"
+    speed = "not timed" if near.latency_ms is None else f"{near.latency_ms:.3f} ms"
     return (
-        f"no precision stays within a drop of {max_drop:g}: the nearest is {_name(near.candidate)}"
-        f" with {near.drop:.4f} at {near.latency_ms:.3f} ms and {near.size_bytes:,} bytes; allow"
-        " more, or distil a larger student"
+        f"no precision stays within {asked}: the nearest is {_name(near.candidate)} with a drop of"
+        f" {near.drop:.4f}, {speed} and {near.size_bytes:,} bytes; allow more, or distil another"
+        " student"
     )
 
 
-def as_rows(choice: Choice) -> dict[str, Any]:
+def as_rows(choice: Choice, budget: Budget, timed: Clock) -> dict[str, Any]:
     """The search as plain JSON for the report."""
 
-    def row(trial: Trial) -> dict[str, Any]:
+    def row(trial: Trial | None) -> dict[str, Any] | None:
+        if trial is None:
+            return None
         values = asdict(trial)
         return {**values.pop("candidate"), **values}
 
     return {
-        "chosen": row(choice.chosen) if choice.chosen else None,
+        **asdict(budget),
+        "timing": {"evidence": timed.evidence, "note": timed.note},
+        "chosen": row(choice.chosen),
+        "nearest": row(choice.nearest),
+        "missed": nearest_miss(choice, budget) if choice.chosen is None else None,
         "trials": [row(trial) for trial in choice.trials],
         "ranking": [asdict(item) for item in choice.ranking],
     }
 
 
-def _ladder(exporter: Exporter, base: Bundle) -> list[str]:
-    """The float precision, then every rung that this machine's runtime is made for."""
+def _ladder(search: Search) -> list[str]:
+    """The float precision, then every rung that the profile's runtime is made for."""
     from edgekd.exporter import Spec
     from edgekd.program import Shapes
 
-    manifest = base.manifest
+    manifest = search.base.manifest
     spec = Spec(Shapes(), deployment=manifest.runtime.get("deployment"))
-    known = [name for name in exporter.precisions(spec) if name not in exporter.not_automatic]
+    given = search.profile.runtime.options if search.profile else {}
+    known = search.exporter.automatic(spec, Runtime(options=given))
     return [manifest.precision, *(name for name in known if name != manifest.precision)]
 
 

@@ -21,7 +21,7 @@ from edgekd.pipeline.context import Context, spread
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
 from edgekd.progress import track
-from edgekd.sections import Target
+from edgekd.sections import Budget, Target
 
 BUNDLING = (
     "edgekd.bundle",
@@ -92,7 +92,28 @@ def build(context: Context, models: Mapping[str, Done]) -> list[Built]:
                 built.append(_automatic(context, exporter, base, target))
             elif precision != base.precision:
                 built.append(_compress(context, exporter, base, precision))
+        _combine(context, exporter, [b for b in built if (b.model, b.target) == ("student", name)])
     return built
+
+
+def _combine(context: Context, exporter: Exporter, built: Sequence[Built]) -> None:
+    """Where the target has folders of several precisions, also one with all that were asked for:
+    the first of each slot."""
+    slots: dict[str | None, Built] = {}
+    for one in built:
+        slots.setdefault(exporter.slot(one.precision), one)
+    if None in slots or len(slots) < 2:
+        return
+    path = f"bundles/{exporter.name}"
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        bundles = [Bundle.open(context.run.path / one.path) for one in slots.values()]
+        return _facts(exporter, exporter.combine(bundles, scratch / "output"))
+
+    depends = {"bundles": {one.path: one.done for one in slots.values()}}
+    context.run.stage(
+        f"combine-{exporter.name}", depends, (*BUNDLING, _package(exporter)), make, path
+    )
 
 
 def _export(context: Context, exporter: Exporter, target: Target, model: str, made: Done) -> Built:
@@ -142,12 +163,17 @@ def _compress(context: Context, exporter: Exporter, base: Built, precision: str)
 
 
 def _automatic(context: Context, exporter: Exporter, base: Built, target: Target) -> Built:
-    """The fastest bundle within the target's max_drop, searched on the selection split."""
+    """The fastest bundle within the target's max_drop and the budget's latency and size, searched
+    on the selection split. Where nothing fits, the closest goes on, and the verdict says no."""
     path = base.path.replace(f"-{base.precision}", f"-{AUTO}", 1)
-    profile = next((p for p in chosen_profiles(context) if p.target == exporter.name), None)
+    given = next((p for p in chosen_profiles(context) if p.target == exporter.name), None)
+    profile = given or profiles.here(exporter.name)
+    limits = budget_limits(context.recipe.budget, given)
 
     def make(scratch: Path) -> Mapping[str, Any]:
         from edgekd.pipeline import precision
+        from edgekd.search.precision import Budget as Allowed
+        from edgekd.search.precision import closest
 
         search = precision.Search(
             exporter,
@@ -157,17 +183,30 @@ def _automatic(context: Context, exporter: Exporter, base: Built, target: Target
             profile,
             scratch,
         )
-        choice, chosen = precision.auto(search, target.max_drop)
-        shutil.copytree(chosen.path, scratch / "output")
-        found = precision.as_rows(choice)
+        timed = precision.clock(exporter, search.base, profile)
+        latency = limits.get("latency") if timed.evidence == "measured" and given else None
+        budget = Allowed(target.max_drop, latency, limits.get("size"))
+        choice = precision.find(search, budget, timed)
+        kept = choice.chosen or closest(choice.trials, budget)
+        shutil.copytree(search.bundle(kept.candidate).path, scratch / "output")
+        found = precision.as_rows(choice, budget, timed)
         facts = _facts(exporter, Bundle.open(scratch / "output"))
-        return {**facts, "search": {"target": exporter.name, "max_drop": target.max_drop, **found}}
+        search_row = {"target": exporter.name, **found}
+        return {**facts, "precision": kept.candidate.precision, "search": search_row}
 
-    depends = {"base": base.done, "profile": profile, "max_drop": target.max_drop}
+    depends = {"base": base.done, "profile": profile, "max_drop": target.max_drop, "limits": limits}
     code = (*SCORING, "edgekd.search", "edgekd.pipeline.precision", _package(exporter))
     done = context.run.stage(f"search-{Path(path).name}", depends, code, make, path)
-    chosen = done.result["search"]["chosen"]["precision"]
-    return Built("student", exporter.name, chosen, path, done)
+    return Built("student", exporter.name, done.result["precision"], path, done)
+
+
+def budget_limits(own: Budget, profile: Profile | None) -> dict[str, Any]:
+    """The recipe's budget, and where it is silent the profile's; no more memory than its cap."""
+    given = profile.budget.model_dump(exclude_none=True) if profile else {}
+    limits = given | own.model_dump(exclude_none=True)
+    if profile and profile.memory_cap:
+        limits["memory"] = min(limits.get("memory", profile.memory_cap), profile.memory_cap)
+    return limits
 
 
 def _spec(context: Context, target: Target, exporter: Exporter) -> Spec:

@@ -16,7 +16,7 @@ from edgekd.errors import InputError, nearest
 from edgekd.quantities import Bytes
 from edgekd.sections import Budget
 
-__all__ = ["Figure", "Price", "Profile", "Runtime", "available", "load"]
+__all__ = ["Figure", "Price", "Profile", "Runtime", "available", "here", "load"]
 
 _SHIPPED = Path(__file__).parent
 _REQUIRED = ("cpu", "memory")  # of hardware that is elsewhere: what a reader needs to judge it
@@ -121,6 +121,13 @@ def load(name_or_path: str | Path, beside: Path | None = None) -> Profile:
         return Profile.model_validate({"name": path.stem, **values})
     except ValidationError as error:
         raise InputError(f"{path}: {_first(error)}") from error
+
+
+def here(target: str) -> Profile:
+    """This machine as hardware for ``target``: the shipped profile for that, or ``host``'s."""
+    shipped = [load(name) for name in available()]
+    mine = [p for p in shipped if p.where == "host" and p.target == target and not p.clients]
+    return mine[0] if mine else load("host").model_copy(update={"target": target})
 
 
 def _looks_like_profile(file: Path) -> bool:

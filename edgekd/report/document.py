@@ -177,13 +177,25 @@ class Sensitivity(Part):
     alone: float | None = None  # where that settled nothing: the damage that the group does alone
 
 
+class Timing(Part):
+    """What a search timed its candidates on, or in ``note`` why on nothing."""
+
+    evidence: Literal["measured", "reference"] | None = None
+    note: str
+
+
 class Search(Part):
-    """What ``precision: auto`` tried for one target."""
+    """What ``precision: auto`` tried for one target; ``missed`` says by what nothing fitted."""
 
     target: str
     max_drop: float
-    bundle: str  # path of the bundle that it chose
-    chosen: Trial
+    max_latency_ms: float | None = None
+    max_size_bytes: int | None = None
+    timing: Timing
+    bundle: str  # path of the bundle that it chose, or of the closest to the budget
+    chosen: Trial | None
+    nearest: Trial | None = None
+    missed: str | None = None
     trials: list[Trial]
     ranking: list[Sensitivity] = []
 

@@ -5,8 +5,9 @@ than the best one inside the budget misses it, the groups that cost the accuracy
 is put back to float alone, the groups are ranked by what that repairs, and the worst are put
 back together until the budget is met. (NNCF's ``quantize_with_accuracy_control`` reverts in the
 same order.) Those that come out about equally fast are then timed side by side, since a rung timed
-alone may owe its place to a quiet moment. Nothing here knows what a bundle is: candidates are
-names, scores are functions.
+alone may owe its place to a quiet moment. Where nothing times the target the smallest wins, and a
+rung that alone could not be timed never wins by that. Nothing here knows what a bundle is:
+candidates are names, scores are functions.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Cost:
-    latency_ms: float
+    """``latency_ms`` is None where the candidate could not be timed."""
+
+    latency_ms: float | None
     size_bytes: int
 
 
 @dataclass(frozen=True)
 class Budget:
     """What a bundle may cost. ``max_drop`` is the absolute loss of the main metric against the
-    float candidate, on the selection split; a limit of None is no limit."""
+    float candidate, on the selection split; a limit of None is no limit. An untimed candidate is
+    inside no limit of the latency."""
 
     max_drop: float
     max_latency_ms: float | None = None
@@ -47,8 +51,9 @@ class Trial:
     """One candidate and what came out: a row of the report.
 
     ``failure`` says why a candidate could not be made or measured; its figures are then None.
-    ``refused``: it was made, and its outputs were too far off to keep. ``slower`` and ``larger``
-    compare with the rung tried just above it. ``note`` says how a finalist fared side by side.
+    ``latency_ms`` is None too where nothing timed it. ``refused``: it was made, and its outputs
+    were too far off to keep. ``slower`` and ``larger`` compare with the rung tried just above it.
+    ``note`` says how a finalist fared side by side.
     """
 
     candidate: Candidate
@@ -105,7 +110,7 @@ Ratio = Callable[[Candidate, Candidate], Interval]
 
 @dataclass(frozen=True)
 class Scores:
-    """How candidates are scored; each may raise :class:`EdgekdError` where one cannot be made.
+    """How candidates are scored. Whatever one raises ends that candidate and not the search.
 
     ``accuracy``: the main metric on the selection split, higher is better. ``cost``: measured
     latency and size. ``damage``: how far the outputs are from the float candidate's, lower is
@@ -140,7 +145,7 @@ def choose(ladder: Sequence[str], groups: Sequence[str], scores: Scores, budget:
         trial = _try(Candidate(precision), scores, budget, reference)
         trials.append(_mark(trial, trials))
     ranking: list[Sensitivity] = []
-    for trial in _promising(trials):
+    for trial in _promising(trials, budget):
         repaired, ranked = _repair(trial, groups, scores, budget, reference)
         trials += [_mark(made, [trial]) for made in repaired]
         ranking += ranked
@@ -172,28 +177,43 @@ def coarse(groups: Sequence[str], most: int = 24) -> list[str]:
 
 
 def fastest(trials: Sequence[Trial]) -> Trial | None:
-    """The trial of least latency; among ties within :data:`TIE`, the smallest."""
-    timed = [t for t in trials if t.latency_ms is not None and t.size_bytes is not None]
-    if not timed:
+    """The trial of least latency; among ties within :data:`TIE`, the smallest.
+
+    One without a latency comes after all that have one; where none has, the smallest is taken.
+    """
+    measured = [trial for trial in trials if trial.failure is None]
+    if not measured:
         return None
-    best = min(t.latency_ms or 0.0 for t in timed)
-    ties = [t for t in timed if (t.latency_ms or 0.0) <= best * (1 + TIE)]
-    return min(ties, key=lambda t: (t.size_bytes, t.latency_ms))
+    best = min(map(_pace, measured))
+    ties = [trial for trial in measured if _pace(trial) <= best * (1 + TIE)]
+    return min(ties, key=lambda trial: (trial.size_bytes, _pace(trial)))
+
+
+def closest(trials: Sequence[Trial], budget: Budget) -> Trial:
+    """Of those inside the drop, which the float candidate always is, the least over the limits."""
+    inside = [t for t in trials if t.drop is not None and t.drop <= budget.max_drop]
+    return min(inside or trials[:1], key=lambda trial: _over(trial, budget))
+
+
+def _pace(trial: Trial) -> float:
+    """The latency in ms, without end for an untimed trial."""
+    return float("inf") if trial.latency_ms is None else trial.latency_ms
 
 
 def _close(inside: Sequence[Trial], best: Trial | None) -> list[Trial]:
     """Those that timing each alone cannot rule out as the fastest."""
-    if best is None or not best.latency_ms:
+    if best is None or best.latency_ms is None:
         return []
-    least = min(trial.latency_ms or 0.0 for trial in inside)
-    return [trial for trial in inside if (trial.latency_ms or 0.0) <= least * (1 + CLOSE)]
+    least = min(map(_pace, inside))
+    return [trial for trial in inside if _pace(trial) <= least * (1 + CLOSE)]
 
 
 def settle(finalists: Sequence[Trial], ratio: Ratio) -> dict[Candidate, Trial]:
     """Decide between ``finalists`` timed side by side; the winner comes first, each with a note.
 
     The winner is the smallest of those that are not told apart from the fastest: by the interval
-    of the ratio, or by more than :data:`TIE`. Among sizes within :data:`TIE` it is the faster.
+    of the ratio, or by more than :data:`TIE`. Among sizes within :data:`TIE` it is the faster, and
+    among those as fast within :data:`TIE` the first of ``finalists``: the plainer rung.
     """
     first = finalists[0].candidate
     fast = min(finalists, key=lambda trial: ratio(trial.candidate, first).value)
@@ -201,7 +221,8 @@ def settle(finalists: Sequence[Trial], ratio: Ratio) -> dict[Candidate, Trial]:
     tied = [trial for trial, r in behind.items() if r.low <= 1 or r.value <= 1 + TIE]
     least = min(trial.size_bytes or 0 for trial in tied)
     small = [trial for trial in tied if (trial.size_bytes or 0) <= least * (1 + TIE)]
-    winner = min(small, key=lambda trial: behind[trial].value)
+    best = min(behind[trial].value for trial in small)
+    winner = next(trial for trial in small if behind[trial].value <= best * (1 + TIE))
     noted = {}
     for trial in (winner, *(trial for trial in finalists if trial is not winner)):
         r = behind[trial]
@@ -221,9 +242,17 @@ def settle(finalists: Sequence[Trial], ratio: Ratio) -> dict[Candidate, Trial]:
 def _try(candidate: Candidate, scores: Scores, budget: Budget, reference: Trial) -> Trial:
     try:
         return _measure(candidate, scores, budget, reference)
-    except EdgekdError as error:
-        refused = isinstance(error, VerificationError)
-        return Trial(candidate, failure=str(error), refused=refused)
+    except Exception as error:
+        return Trial(
+            candidate, failure=_reason(error), refused=isinstance(error, VerificationError)
+        )
+
+
+def _reason(error: Exception) -> str:
+    """One line; what a library raised is named by its class."""
+    if isinstance(error, EdgekdError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300] or 'no message'}"
 
 
 def _measure(
@@ -240,10 +269,16 @@ def _excess(trial: Trial, budget: Budget) -> float:
 
     The drop counts absolutely, latency and size relative to their limits.
     """
-    assert trial.drop is not None and trial.latency_ms is not None and trial.size_bytes is not None
-    excess = [trial.drop - budget.max_drop]
+    assert trial.drop is not None
+    return max(trial.drop - budget.max_drop, _over(trial, budget))
+
+
+def _over(trial: Trial, budget: Budget) -> float:
+    """By which share the worse of the latency's and the size's limit is passed."""
+    assert trial.size_bytes is not None
+    excess = [float("-inf")]
     if budget.max_latency_ms is not None:
-        excess.append(trial.latency_ms / budget.max_latency_ms - 1)
+        excess.append(_pace(trial) / budget.max_latency_ms - 1)
     if budget.max_size_bytes is not None:
         excess.append(trial.size_bytes / budget.max_size_bytes - 1)
     return max(excess)
@@ -255,27 +290,24 @@ def _mark(trial: Trial, above: Sequence[Trial]) -> Trial:
     if trial.failure is not None or not measured:
         return trial
     last = measured[-1]
-    assert trial.latency_ms is not None and last.latency_ms is not None
     assert trial.size_bytes is not None and last.size_bytes is not None
-    return replace(
-        trial,
-        slower=trial.latency_ms > last.latency_ms,
-        larger=trial.size_bytes > last.size_bytes,
-    )
+    slower = None not in (trial.latency_ms, last.latency_ms) and _pace(trial) > _pace(last)
+    return replace(trial, slower=slower, larger=trial.size_bytes > last.size_bytes)
 
 
-def _promising(trials: Sequence[Trial]) -> list[Trial]:
+def _promising(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
     """Rungs that lose too much accuracy and might else win: the fastest first, refused ones last.
 
-    Where nothing times the target, every latency is 0 and the smaller might win.
+    One that is too slow or too large already would only become more so.
     """
     best = fastest([trial for trial in trials if trial.within])
 
     def rank(trial: Trial) -> tuple[float, float]:
-        return trial.latency_ms or 0.0, trial.size_bytes or 0
+        return _pace(trial), trial.size_bytes or 0
 
     limit = rank(best) if best else (float("inf"), float("inf"))
-    missed = [t for t in trials[1:] if not (t.within or t.failure) and rank(t) < limit]
+    measured = [t for t in trials[1:] if not (t.within or t.failure) and _over(t, budget) <= 0]
+    missed = [trial for trial in measured if rank(trial) < limit]
     return sorted(missed, key=rank) + [trial for trial in trials if trial.refused]
 
 
@@ -311,8 +343,8 @@ def _rank(
             found = damage(Candidate(precision, others if alone else (group,)))
         except VerificationError:  # not numbers
             ranked.append(Sensitivity(precision, group, None))
-        except InputError:
-            continue  # nothing is left for the precision to do: the candidate is float
+        except Exception:
+            continue  # nothing is left for the precision to do, or it breaks on this one
         else:
             made = Sensitivity(precision, group, None, found)
             ranked.append(made if alone else Sensitivity(precision, group, found))

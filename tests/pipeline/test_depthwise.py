@@ -18,7 +18,7 @@ from edgekd.exporter import Spec
 from edgekd.pipeline import precision
 from edgekd.preprocess import ImagePreprocessor, Row
 from edgekd.program import Shapes
-from edgekd.search.precision import Candidate
+from edgekd.search.precision import Budget, Candidate
 from edgekd.wrap import wrap
 
 TASK = tasks.get("image-classification")
@@ -115,7 +115,7 @@ def test_auto_stays_within_the_budget_and_mostly_in_int8(
     plain = accuracy_of_plain_dynamic(bundle, images, tmp_path / "plain.onnx")
     assert whole - plain > 0.1
 
-    choice, chosen = precision.auto(search, max_drop=0.02, ladder=["fp32", "int8-static"])
+    choice, _, chosen = precision.auto(search, Budget(0.02), ladder=["fp32", "int8-static"])
     assert choice.chosen is not None and choice.chosen.drop is not None
     assert choice.chosen.drop <= 0.02
     assert chosen.manifest.precision == "int8-static" and choice.chosen.candidate.kept

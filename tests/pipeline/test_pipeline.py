@@ -130,7 +130,7 @@ MOMENTS = (
     ("edgekd.pipeline.training:predict", 1),
     ("edgekd.distill.trainer:_Checkpoints.on_save", 3),
     # The compressed bundle is written and compared, and not yet published.
-    ("edgekd.exporter:_publish", 2),
+    ("edgekd.exporter:publish", 2),
     # Everything is known but the report.
     ("edgekd.report.document:Document.write", 1),
 )

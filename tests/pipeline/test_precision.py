@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from edgekd import exporter as exporters
+from edgekd import profiles
 from edgekd.bundle import Bundle
-from edgekd.errors import InputError, VerificationError
+from edgekd.errors import InconclusiveError, InputError, VerificationError
 from edgekd.pipeline import precision
 from edgekd.pipeline.precision import Search
+from edgekd.search.precision import Budget
 from tests.conftest import Intents
 
 
@@ -20,17 +22,19 @@ def search(intent_bundle: Path, intents: Intents, tmp_path: Path) -> Search:
 
 
 def test_without_a_clock_the_smallest_inside_the_drop_wins(search: Search) -> None:
-    choice, bundle = precision.auto(search, max_drop=1.0, ladder=["fp32", "int8"])
+    choice, timed, bundle = precision.auto(search, Budget(1.0), ladder=["fp32", "int8"])
     assert choice.chosen is not None and bundle.manifest.precision == "int8"
     assert bundle.size_bytes < search.base.size_bytes
-    rows = precision.as_rows(choice)
+    rows = precision.as_rows(choice, Budget(1.0), timed)
+    assert rows["timing"]["evidence"] is None and "not measured" in rows["timing"]["note"]
+    assert [row["latency_ms"] for row in rows["trials"]] == [None, None]
     assert [row["precision"] for row in rows["trials"]] == ["fp32", "int8"]
     assert rows["trials"][0]["drop"] == 0.0 and rows["chosen"] == rows["trials"][1]
 
 
 def test_a_budget_that_nothing_meets_names_the_nearest_miss(search: Search) -> None:
     with pytest.raises(VerificationError, match=r"no precision stays within .* nearest is fp32"):
-        precision.auto(search, max_drop=-0.5, ladder=["fp32"])
+        precision.auto(search, Budget(-0.5), ladder=["fp32"])
 
 
 def test_damage_is_zero_for_the_float_bundle_and_positive_for_int8(search: Search) -> None:
@@ -42,4 +46,38 @@ def test_damage_is_zero_for_the_float_bundle_and_positive_for_int8(search: Searc
 def test_choosing_needs_rows_to_choose_on(search: Search) -> None:
     nothing = Search(search.exporter, search.base, [], [], None, search.work)
     with pytest.raises(InputError, match="not the test data"):
-        precision.auto(nothing, max_drop=0.01)
+        precision.auto(nothing, Budget(0.01))
+
+
+def test_a_limit_that_nothing_meets_is_told_with_every_number(search: Search) -> None:
+    small = search.base.size_bytes // 20
+    with pytest.raises(VerificationError, match=r"with a drop of .* not timed and [\d,]+ bytes"):
+        precision.auto(search, Budget(1.0, max_size_bytes=small), ladder=["fp32", "int8"])
+
+
+def test_a_latency_that_cannot_be_measured_is_inconclusive(search: Search) -> None:
+    with pytest.raises(InconclusiveError, match="5 ms is met cannot be said"):
+        precision.auto(search, Budget(1.0, max_latency_ms=5.0), ladder=["fp32"])
+
+
+def test_the_clock_says_what_it_is(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = precision.clock(search.exporter, search.base, profiles.here("onnx"))
+    assert here.evidence == "measured" and "onnxruntime" in here.note and "kernels" in here.note
+    phone = precision.clock(search.exporter, search.base, profiles.load("phone-android"))
+    assert phone.evidence == "reference" and "other kernels" in phone.note
+    monkeypatch.setattr("edgekd_exporters.onnx.session.OnnxSession.kind", "reference")
+    nowhere = precision.clock(search.exporter, search.base, profiles.here("onnx"))
+    assert nowhere.profile is None and "smallest" in nowhere.note
+
+
+def test_what_a_library_raises_ends_its_rung_alone(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel\nfor this node")
+
+    monkeypatch.setattr("edgekd_exporters.onnx.static.apply", broken)
+    choice, _, _ = precision.auto(search, Budget(1.0), ladder=["fp32", "int8-static", "int8"])
+    assert choice.chosen is not None and choice.chosen.candidate.precision == "int8"
+    failure = choice.trials[1].failure or ""
+    assert "int8-static" in failure and "RuntimeError: no kernel for this node" in failure

@@ -18,6 +18,7 @@ from edgekd.search.precision import (
     Scores,
     Trial,
     choose,
+    closest,
     coarse,
     settle,
 )
@@ -129,9 +130,31 @@ def test_a_rung_slower_than_the_winner_is_not_repaired() -> None:
 
 def test_without_a_clock_a_smaller_rung_is_repaired() -> None:
     world = World({"int8": {"head": 0.5}})
-    scores = Scores(world.accuracy, lambda c: Cost(0.0, world.cost(c).size_bytes), world.damage)
+    scores = Scores(world.accuracy, lambda c: Cost(None, world.cost(c).size_bytes), world.damage)
     found = choose(("fp32", "int8"), GROUPS, scores, Budget(0.01))
     assert found.chosen is not None and found.chosen.candidate == Candidate("int8", ("head",))
+
+
+def test_without_a_clock_the_smallest_wins() -> None:
+    world = World({})
+    scores = Scores(world.accuracy, lambda c: Cost(None, SIZE[c.precision]), world.damage)
+    found = choose(("fp32", "int4", "int8"), GROUPS, scores, Budget(0.01))
+    assert found.chosen is not None and found.chosen.candidate.precision == "int4"
+    assert not any(trial.slower for trial in found.trials)
+    limited = choose(("fp32", "int4"), GROUPS, scores, Budget(0.01, max_latency_ms=1e9))
+    assert limited.chosen is None  # what was not timed is inside no limit
+
+
+def test_a_rung_does_not_win_by_being_untimed() -> None:
+    world = World({"int8": {"head": 0.5}})
+
+    def cost(candidate: Candidate) -> Cost:
+        untimed = candidate.precision == "int4"
+        return Cost(None if untimed else world.cost(candidate).latency_ms, 10)
+
+    scores = Scores(world.accuracy, cost, world.damage)
+    found = choose(("fp32", "int4", "fp16"), GROUPS, scores, Budget(0.01))
+    assert found.chosen is not None and found.chosen.candidate.precision == "fp32"
 
 
 def test_slower_and_larger_rungs_are_marked() -> None:
@@ -146,6 +169,27 @@ def test_a_broken_rung_is_a_row_and_not_the_end() -> None:
     assert found.chosen is not None and found.chosen.candidate.precision == "int4"
     row = found.trials[1]
     assert row.failure == "int8 cannot be made" and row.accuracy is None and not row.within
+
+
+def test_what_a_library_raises_ends_one_rung() -> None:
+    world = World({})
+
+    def cost(candidate: Candidate) -> Cost:
+        if candidate.precision == "int8":
+            raise RuntimeError("no kernel\nfor it")
+        return world.cost(candidate)
+
+    scores = Scores(world.accuracy, cost, world.damage)
+    found = choose(("fp32", "int8", "int4"), GROUPS, scores, Budget(0.01))
+    assert found.chosen is not None and found.chosen.candidate.precision == "int4"
+    assert found.trials[1].failure == "RuntimeError: no kernel for it"
+
+
+def test_a_rung_over_a_limit_is_not_repaired() -> None:
+    world = World({"int8": {"head": 0.5}})
+    found = world.choose(("fp32", "int8"), Budget(0.01, max_size_bytes=90))
+    assert found.chosen is None and found.ranking == () and len(found.trials) == 2
+    assert closest(found.trials, Budget(0.01, max_size_bytes=90)).candidate.precision == "fp32"
 
 
 def test_a_refused_rung_is_repaired_too() -> None:
@@ -215,6 +259,12 @@ def test_side_by_side_noise_never_chooses_the_larger() -> None:
 
 def test_a_size_within_the_tie_does_not_outweigh_the_speed() -> None:
     assert _settle({"a": (1.0, 1000), "b": (1.04, 999)}, SPREAD["noisy"])[0] == "a"
+
+
+def test_of_equals_the_plainer_rung_wins() -> None:
+    assert (
+        _settle({"int8": (1.01, 1000), "int8-reduced": (1.0, 1001)}, SPREAD["noisy"])[0] == "int8"
+    )
 
 
 def test_only_what_is_close_is_timed_again() -> None:

@@ -34,6 +34,10 @@ class BrowserExporter(Exporter):
     def precisions(self, spec: Spec) -> tuple[str, ...]:
         return tuple(PRECISIONS)
 
+    def automatic(self, spec: Spec, runtime: Runtime) -> tuple[str, ...]:
+        half = "webgpu" in str(runtime.options.get("device"))
+        return tuple(n for n in self.precisions(spec) if half or n not in self.not_automatic)
+
     def write_float(self, program: Program, spec: Spec, folder: Path) -> Manifest:
         from edgekd_exporters.browser import folder as layout
         from edgekd_exporters.onnx import OnnxExporter
@@ -86,11 +90,28 @@ class BrowserExporter(Exporter):
             precision=plan.default,
             variant=plan.default if shapes == "dynamic" else f"{plan.default}-{shapes}",
             model_files=(rung.file,),
-            runtime={**manifest.runtime, **_runtime(plan.default), **described},
+            runtime={
+                **{name: value for name, value in manifest.runtime.items() if name != "dtypes"},
+                **_runtime(plan.default),
+                **described,
+            },
             tolerance=rung.repeats,
             golden={},
             files={},
         )
+
+    def slot(self, precision: str) -> str | None:
+        return PRECISIONS[precision].dtype
+
+    def combine(self, bundles: Sequence[Bundle], out: Path) -> Bundle:
+        """One folder from which a page loads each ``dtype``, as transformers.js calls them.
+
+        Each file was compared with the float model when its own bundle was made; the golden
+        samples, ``config.json`` and the page are the first's.
+        """
+        from edgekd_exporters.browser import folder as layout
+
+        return layout.combine(bundles, out)
 
     def groups(self, bundle: Bundle) -> list[Group]:
         from edgekd_exporters.browser.figures import as_onnx

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgekd.bundle import Bundle
 from edgekd.exporter import Finding
-from edgekd_exporters.browser.folder import CONFIG, PAGE, SETTINGS, SOUND, read_config
+from edgekd_exporters.browser.folder import CONFIG, PAGE, SETTINGS, SOUND, dtypes, read_config
 from edgekd_exporters.browser.precisions import PRECISIONS
 
 # Operator sets whose CPU kernels onnxruntime-web is built with; a custom library cannot be loaded.
@@ -58,7 +58,9 @@ def check(bundle: Bundle) -> list[Finding]:
     import onnx_ir as ir
 
     manifest = bundle.manifest
-    missing = [name for name in (*fetched(bundle), PAGE) if not (bundle.path / name).is_file()]
+    graphs = [file for file, _ in dtypes(bundle).values()]
+    wanted = dict.fromkeys((*fetched(bundle), *graphs, PAGE))
+    missing = [name for name in wanted if not (bundle.path / name).is_file()]
     findings = [
         Finding("error", "the file is missing; export the bundle again", n) for n in missing
     ]
@@ -69,16 +71,17 @@ def check(bundle: Bundle) -> list[Finding]:
     if settings.get("dtype") != rung.dtype:
         message = f"{SETTINGS} asks for dtype {settings.get('dtype')!r}, the model is {rung.dtype}"
         findings.append(Finding("error", message, CONFIG))
+    for file in graphs:
+        try:
+            onnx.checker.check_model(str(bundle.path / file))
+        except onnx.checker.ValidationError as error:
+            reason = str(error).splitlines()[0]
+            return [*findings, Finding("error", f"not a valid ONNX model: {reason}", file)]
+        model = ir.load(bundle.path / file)
+        for domain in sorted({n.domain for n in model.graph if n.domain not in _DOMAINS}):
+            message = f"operators of {domain} need a custom library, which onnxruntime-web lacks"
+            findings.append(Finding("error", message, file))
     file = manifest.model_files[0]
-    try:
-        onnx.checker.check_model(str(bundle.path / file))
-    except onnx.checker.ValidationError as error:
-        reason = str(error).splitlines()[0]
-        return [*findings, Finding("error", f"not a valid ONNX model: {reason}", file)]
-    model = ir.load(bundle.path / file)
-    for domain in sorted({n.domain for n in model.graph if n.domain not in _DOMAINS}):
-        message = f"operators of {domain} need a custom library, which onnxruntime-web cannot load"
-        findings.append(Finding("error", message, file))
     if rung.kind == "half":
         message = (
             "fp16 has no WebAssembly kernels (each operator casts to fp32 and back): WebGPU only"

@@ -2,7 +2,8 @@
 
 config.json                 labels, the family, and how to load it (``transformers.js_config``)
 tokenizer.json, tokenizer_config.json      or preprocessor_config.json
-onnx/model.onnx             fp32; model_quantized.onnx is q8, model_q4.onnx and model_fp16.onnx
+onnx/model.onnx             fp32; model_quantized.onnx is q8, model_q4.onnx and model_fp16.onnx:
+                            one or several, of which config.json names the first that was asked for
 index.html                  a page with the model in it (``serve.py`` opens it)
 sound.js                    how that page reads a sound, for models that listen
 """
@@ -11,13 +12,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.audio import AudioPreprocessor
 from edgekd.bundle import Bundle
-from edgekd.errors import InputError
+from edgekd.bundle import write as write_bundle
+from edgekd.errors import InputError, nearest
+from edgekd.exporter import publish, staged
 from edgekd_exporters.browser import packages
 from edgekd_exporters.browser.precisions import PRECISIONS
 
@@ -120,6 +124,68 @@ def write(folder: Path, values: Mapping[str, Any], precision: str) -> None:
         shutil.copyfile(PAGES / SOUND, folder / SOUND)
     page = (PAGES / PAGE).read_text(encoding="utf-8")
     (folder / PAGE).write_text(page.replace("ENGINE", ENGINES[rung.device][0]), encoding="utf-8")
+
+
+def combine(bundles: Sequence[Bundle], out: Path) -> Bundle:
+    """The model files of several bundles of one model in a copy of the first's folder.
+
+    Raises :class:`InputError` where two would be the same file.
+    """
+    first = bundles[0]
+    found: dict[str, Bundle] = {}
+    for bundle in bundles:
+        dtype = bundle.manifest.runtime["dtype"]
+        if dtype in found:
+            raise InputError(
+                f"{found[dtype].manifest.precision} and {bundle.manifest.precision} are both dtype"
+                f" {dtype} to transformers.js, which is one file of a folder; name one of them"
+            )
+        found[dtype] = bundle
+    with staged(out) as stage:
+        shutil.copytree(first.path, stage, dirs_exist_ok=True)
+        for bundle in bundles[1:]:
+            for name in bundle.manifest.model_files:
+                shutil.copyfile(bundle.path / name, stage / name)
+        dtypes = {
+            dtype: {
+                "precision": bundle.manifest.precision,
+                "file": bundle.manifest.model_files[0],
+                "device": bundle.manifest.runtime["device"],
+                "relative_error": bundle.manifest.provenance["relative_error"],
+            }
+            for dtype, bundle in found.items()
+        }
+        manifest = replace(
+            first.manifest,
+            variant="+".join(bundle.manifest.variant for bundle in bundles),
+            runtime={**first.manifest.runtime, "dtypes": dtypes},
+        )
+        write_bundle(stage, manifest, first.preprocessor, *first.golden())
+        return publish(stage, out)
+
+
+def dtypes(bundle: Bundle) -> dict[str, tuple[str, str]]:
+    """The file and the device of every ``dtype`` in the folder, the one it opens with first."""
+    runtime = bundle.manifest.runtime
+    several = runtime.get("dtypes", {})
+    first = {runtime["dtype"]: (bundle.manifest.model_files[0], runtime["device"])}
+    return first | {name: (entry["file"], entry["device"]) for name, entry in several.items()}
+
+
+def file_of(bundle: Bundle, dtype: str | None) -> tuple[str, str]:
+    """The file and the device of ``dtype``, by default the first's.
+
+    Raises :class:`InputError` for one that is not in the folder.
+    """
+    known = dtypes(bundle)
+    if dtype is None:
+        return next(iter(known.values()))
+    if dtype not in known:
+        raise InputError(
+            f"{bundle.path} has no dtype '{dtype}'{nearest(dtype, list(known))}, only"
+            f" {', '.join(known)}; export it with several: --precision int8,fp32"
+        )
+    return known[dtype]
 
 
 def site(bundle: Bundle) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from edgekd.errors import InputError
 from edgekd.preprocess import Preprocessor, Row
 from edgekd_exporters.browser import packages
 from edgekd_exporters.browser.chromium import Chromium, PageError, program
-from edgekd_exporters.browser.folder import NESTED, PAGES, SETTINGS, read_config
+from edgekd_exporters.browser.folder import NESTED, PAGES, SETTINGS, file_of, read_config
 from edgekd_exporters.browser.serve import Server
 from edgekd_exporters.browser.session import TIME_LIMIT
 
@@ -42,13 +42,14 @@ def transformers_js(
     rows: Sequence[Row],
     *,
     threads: int = 1,
+    dtype: str | None = None,
     time_limit: float = TIME_LIMIT,
     progress: Callable[[int], None] | None = None,
 ) -> Answers:
     """Classify raw rows with transformers.js's pipeline, one by one, as a page would.
 
     The pinned package runs in a Chromium of its own with the onnxruntime-web that it brings.
-    ``time_limit`` is in seconds, for loading and for each 64 rows; ``progress`` is called with
+    ``dtype`` picks a model of a folder with several. ``time_limit`` is in seconds, for loading and for each 64 rows; ``progress`` is called with
     the number of rows done since the last call. Raises what a session raises, and
     :class:`InputError` where transformers.js cannot load the folder or take the rows.
     """
@@ -57,6 +58,8 @@ def transformers_js(
     if any(row.get("text_pair") is not None for row in rows):
         raise InputError("transformers.js classifies single texts, and a row has a text_pair")
     settings = read_config(bundle)[SETTINGS]
+    _, device = file_of(bundle, dtype)
+    picked = {"dtype": dtype or settings["dtype"], "device": device}
     name = f"transformers.js {packages.versions()[packages.TRANSFORMERS]}"
     program()  # before anything is downloaded
     mounts = {"/": PAGES, "/bundle/": bundle.path, "/runtime/": packages.installed()}
@@ -64,7 +67,7 @@ def transformers_js(
     with Server(mounts) as server:
         chromium = Chromium(f"{server.url}transformers.html")
         try:
-            asked = {**settings, "threads": threads, "engine": f"/runtime/{NESTED}/"}
+            asked = {**settings, **picked, "threads": threads, "engine": f"/runtime/{NESTED}/"}
             chromium.call("s => edgekd.open(s)", asked, time_limit)
             for start in range(0, len(rows), CHUNK):
                 inputs = [_plain(row, bundle.preprocessor) for row in rows[start : start + CHUNK]]

@@ -14,6 +14,7 @@ from edgekd.errors import EdgekdError, InputError, MissingDependency, nearest
 from edgekd.exporter import Runtime
 from edgekd_exporters.browser import packages
 from edgekd_exporters.browser.chromium import Chromium, PageError, program
+from edgekd_exporters.browser.folder import file_of
 from edgekd_exporters.browser.serve import Server
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ SCRIPTS = {
     "webgpu": "ort.webgpu.min.mjs",
     "webgpu-software": "ort.webgpu.min.mjs",
 }
-OPTIONS = ("device", "time_limit")
+OPTIONS = ("device", "dtype", "time_limit")
 TIME_LIMIT = 60.0  # seconds that one question to the page may take
 _DIST = f"/runtime/{packages.ORT}/dist/"
 
@@ -48,14 +49,16 @@ class BrowserSession:
         """Load ``bundle`` with ``runtime.threads`` WebAssembly threads.
 
         Options: ``device`` (``wasm``, the default, ``webgpu``, or ``webgpu-software``, which gives
-        WebGPU's numbers without a GPU and is a reference, not a measurement) and ``time_limit``,
-        seconds that the page may take over one question. Raises :class:`MissingDependency` without
+        WebGPU's numbers without a GPU and is a reference, not a measurement), ``dtype`` (which
+        model of a folder with several; the first by default) and ``time_limit``, seconds that the
+        page may take over one question. Raises :class:`MissingDependency` without
         Playwright, Chromium, npm or the WebGPU adapter asked for, :class:`InputError` where
         onnxruntime-web cannot load the model and :class:`InconclusiveError` where the page
         crashes or hangs.
         """
         self._runtime = runtime = runtime or Runtime()
         self._device, self._limit = _options(runtime.options)
+        self._file = file_of(bundle, runtime.options.get("dtype"))[0]
         self.kind = "reference" if self._device == "webgpu-software" else "native"
         self._version = packages.versions()[packages.ORT]
         self._first_ms: float | None = None
@@ -69,12 +72,10 @@ class BrowserSession:
         except BaseException:
             self._server.close()
             raise
-        model, *external = (f"bundle/{name}" for name in bundle.manifest.model_files)
         settings = {
             "runtime": _DIST,
             "script": SCRIPTS[self._device],
-            "model": model,
-            "external": external,
+            "model": f"bundle/{self._file}",
             "threads": runtime.threads,
             "spinning": runtime.spinning,
             "device": self._device.removesuffix("-software"),
@@ -144,6 +145,7 @@ class BrowserSession:
             "version": self._version,
             "engine": f"Chromium {self._chromium.version}",
             "device": self._device,
+            "model": self._file,
             "threads": self._runtime.threads,
             "spinning": self._runtime.spinning,
             "cross_origin_isolated": self._opened["isolated"],
@@ -168,7 +170,7 @@ class BrowserSession:
                 "Chromium finds no WebGPU adapter here; install the GPU's Vulkan driver, or run"
                 " with device: wasm"
             )
-        file = bundle.path / bundle.manifest.model_files[0]
+        file = bundle.path / self._file
         return InputError(
             f"onnxruntime-web {self._version} cannot load {file} ({reason}); export it again"
         )

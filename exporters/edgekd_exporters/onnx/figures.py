@@ -141,6 +141,15 @@ def check(bundle: Bundle) -> list[Finding]:
                 file.name,
             )
         )
+    elif multiplied and PRECISIONS[bundle.manifest.precision].bits is None:
+        findings.append(
+            Finding(
+                "note",
+                f"7-bit weights: {compression.get('made_for')}, where this was made, sums products in"
+                " 16 bits, which 8-bit weights overflow; made on x86 with VNNI or on ARM they have 8",
+                file.name,
+            )
+        )
     return findings
 
 

@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from edgekd.bundle import Bundle
-from edgekd.errors import InputError, MissingDependency
+from edgekd.errors import InputError, MissingDependency, nearest
 from edgekd.exporter import Runtime
 from edgekd_exporters.onnx.cpu import int8_kernels
 from edgekd_exporters.onnx.tokenizer import library
 
-PROVIDERS = ("CPUExecutionProvider",)
+# The values of the runtime option `provider`, and onnxruntime's names for them.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "directml": "DmlExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "webgpu": "WebGpuExecutionProvider",
+    "xnnpack": "XnnpackExecutionProvider",
+}
+# The build of onnxruntime that has a provider, where that is a package of its own.
+_PACKAGES = {
+    "cuda": "onnxruntime-gpu",
+    "tensorrt": "onnxruntime-gpu",
+    "rocm": "onnxruntime-rocm",
+    "migraphx": "onnxruntime-migraphx",
+    "openvino": "onnxruntime-openvino",
+    "directml": "onnxruntime-directml",
+    "webgpu": "onnxruntime-webgpu",
+}
 
 
 class OnnxSession:
-    """onnxruntime on the CPU, one graph at a time, with as many threads as asked for."""
+    """onnxruntime, one graph at a time, with as many CPU threads as asked for."""
 
     kind: Literal["native", "reference"] = "native"
 
     def __init__(self, bundle: Bundle, runtime: Runtime | None = None) -> None:
         """Load ``bundle``.
 
-        ``runtime.options`` are onnxruntime session configuration entries
-        (``session.dynamic_block_base``, …). Raises :class:`MissingDependency` without
-        onnxruntime and :class:`InputError` where the file cannot be loaded.
+        Of ``runtime.options`` ``provider`` is one of :data:`PROVIDERS` (what it does not take falls
+        to the CPU); the others are onnxruntime session configuration entries
+        (``session.dynamic_block_base``, …). Raises :class:`MissingDependency` without onnxruntime,
+        or where this build or this machine lacks the provider, and :class:`InputError` for an
+        unknown one and where the file cannot be loaded.
         """
         try:
             import onnxruntime
@@ -47,12 +71,16 @@ class OnnxSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", spin)
         if bundle.manifest.runtime.get("extensions"):
             options.register_custom_ops_library(str(library()))
+        asked = provider(runtime.options)
+        if asked not in onnxruntime.get_available_providers():
+            raise _lacks(asked, self._version, onnxruntime.get_available_providers())
         for name, value in runtime.options.items():
-            options.add_session_config_entry(name, str(value))
+            if name != "provider":
+                options.add_session_config_entry(name, str(value))
         file = bundle.path / bundle.manifest.model_files[0]
         try:
             self._session = onnxruntime.InferenceSession(
-                str(file), options, providers=list(PROVIDERS)
+                str(file), options, providers=list(dict.fromkeys((asked, PROVIDERS["cpu"])))
             )
         except Exception as error:  # onnxruntime raises classes of its C extension
             if isinstance(error, MemoryError):
@@ -62,6 +90,11 @@ class OnnxSession:
                 f"onnxruntime {self._version} cannot load {file} ({reason}); export it again,"
                 " or upgrade onnxruntime"
             ) from error
+        if self._session.get_providers()[0] != asked:  # onnxruntime falls back in silence
+            raise MissingDependency(
+                f"onnxruntime {self._version} has {asked} and cannot start it here: its driver or"
+                " its libraries are missing; install those, or run with provider: cpu"
+            )
         self._outputs = [value.name for value in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -85,3 +118,24 @@ class OnnxSession:
 
     def close(self) -> None:
         del self._session
+
+
+def provider(options: Mapping[str, Any]) -> str:
+    """onnxruntime's name for the execution provider that runtime ``options`` ask for."""
+    name = str(options.get("provider", "cpu")).lower()
+    if name not in PROVIDERS:
+        raise InputError(
+            f"runtime option provider={name!r}{nearest(name, list(PROVIDERS))} is not one of"
+            f" {', '.join(PROVIDERS)}"
+        )
+    return PROVIDERS[name]
+
+
+def _lacks(asked: str, version: str, available: Sequence[str]) -> MissingDependency:
+    short = next(name for name, value in PROVIDERS.items() if value == asked)
+    package = _PACKAGES.get(short)
+    command = f"run: pip install {package}" if package else "build it with that provider"
+    return MissingDependency(
+        f"this onnxruntime {version} has no {asked}, only {', '.join(available)}; {command}, or run"
+        " with provider: cpu"
+    )

@@ -19,7 +19,7 @@ const IDENTITY = "CAg6OQoQCgF4EgF5IghJZGVudGl0eRIBZ1oQCgF4EgsKCQgBEgUKAxIBbmIQCg
 
 let ort, session;
 
-async function open({runtime, script, model, external, threads, spinning, device, software}) {
+async function open({runtime, script, model, threads, spinning, device, software}) {
   const clock = {};
   let start = performance.now();
   const lap = (name) => {
@@ -40,9 +40,8 @@ async function open({runtime, script, model, external, threads, spinning, device
   };
   await (await ort.InferenceSession.create(bytes(IDENTITY), options)).release();
   lap("engine_ms");
-  const [graph, ...data] = await Promise.all([model, ...external].map(download));
+  const graph = await download(model);
   lap("download_ms");
-  options.externalData = external.map((path, i) => ({path: path.split("/").pop(), data: data[i]}));
   session = await ort.InferenceSession.create(graph, options);
   lap("create_ms");
   return {clock, isolated: crossOriginIsolated, agent: navigator.userAgent};

@@ -6,6 +6,10 @@ against many keys, which is what a last layer narrowed to one position needs. Th
 one ``lower.plain_attention`` writes:
 
     softmax(transpose(reshape(q)) * scale @ transpose(reshape(k)) + mask) @ transpose(reshape(v))
+
+The three projections stay apart. Merged into one product and split again they give the same bits
+and take 0.998 to 1.043 times the processor time (BERT 4x256 and 2x384, 16 and 64 tokens, fp32 and
+int8; interleaved, one AVX2 thread): the split's copies cost what the two saved products gain.
 """
 
 from __future__ import annotations

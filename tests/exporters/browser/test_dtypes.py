@@ -1,0 +1,69 @@
+"""One folder with several models: each dtype by its name, in the session and in transformers.js."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edgekd_exporters.browser import BrowserExporter
+from edgekd_exporters.browser.second_check import transformers_js
+
+from edgekd.bundle import Bundle
+from edgekd.errors import InputError
+from edgekd.exporter import Plan, Runtime, verify
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def several(
+    exporter: BrowserExporter, text_int8: Bundle, text_fp32: Bundle, bundles: Path
+) -> Bundle:
+    return exporter.combine([text_int8, text_fp32], bundles / "several")
+
+
+def test_the_first_is_the_folders_own(
+    exporter: BrowserExporter, several: Bundle, text_int8: Bundle
+) -> None:
+    assert several.size_bytes == text_int8.size_bytes
+    assert sorted(file.name for file in (several.path / "onnx").iterdir()) == [
+        "model.onnx",
+        "model_quantized.onnx",
+    ]
+    assert several.manifest.variant == "int8+fp32"
+    several.check_files()
+    assert not [f for f in exporter.check(several) if f.level == "error"]
+    assert verify(exporter, several) <= several.manifest.tolerance
+
+
+def test_a_session_and_transformers_js_open_the_dtype_that_is_asked_for(
+    exporter: BrowserExporter, several: Bundle, text_fp32: Bundle, intents: Any
+) -> None:
+    rows = [{"text": row["text"]} for row in intents.test_rows[:6]]
+    feeds = [text_fp32.encode([row]) for row in rows]
+    logits = {}
+    for dtype in ("q8", "fp32"):
+        session = exporter.open(several, Runtime(options={"dtype": dtype}))
+        logits[dtype] = np.concatenate([session.run(feed)["logits"] for feed in feeds])
+        session.close()
+    native = exporter.open(text_fp32)
+    expected = np.concatenate([native.run(feed)["logits"] for feed in feeds])
+    native.close()
+    np.testing.assert_array_equal(logits["fp32"], expected)
+    assert np.abs(logits["q8"] - expected).max() > 1e-4
+    said = transformers_js(several, rows, dtype="fp32")
+    exp = np.exp(expected - expected.max(-1, keepdims=True))
+    np.testing.assert_allclose(said.scores, exp / exp.sum(-1, keepdims=True), atol=1e-5)
+
+
+def test_what_is_not_there_is_told(
+    exporter: BrowserExporter, several: Bundle, text_int8: Bundle, text_fp32: Bundle, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="has no dtype 'q4', only q8, fp32"):
+        exporter.open(several, Runtime(options={"dtype": "q4"}))
+    other = exporter.compress(text_fp32, Plan("int8-full"), (), tmp_path / "full")
+    with pytest.raises(InputError, match="int8 and int8-full are both dtype q8"):
+        exporter.combine([text_int8, other], tmp_path / "x")
+    assert not (tmp_path / "x").exists()
