@@ -35,6 +35,7 @@ from judge import judge, latency
 
 from edgekd.bench import environment
 from edgekd.errors import EdgekdError, InputError
+from edgekd.pipeline import context as pipeline
 
 SCHEMA = "edgekd.benchmark.peers/1"
 RESULTS = environments.HERE.parent / "results"
@@ -78,7 +79,7 @@ def main() -> None:
 def compare(case: cases.Case, work: Path, protocol: Protocol) -> dict[str, Any]:
     """One student: make, answer, time, judge."""
     test, held, select = cases.read(case, work)
-    calibration = held[: cases.CALIBRATION]
+    calibration = pipeline.spread(held, cases.CALIBRATION)  # files are sorted by class
     made = artifacts.ours(case.student, case.task, select, test, work)
     failures = []
     for peer in environments.PEERS:

@@ -1,7 +1,9 @@
 """Every ONNX artifact that optimum-onnx makes of a student; runs in its own environment.
 
-Its fp32 export, and on that export and on the one its optimizer fused: dynamic int8 with each of
-its presets, and static QDQ with each calibration, per channel and per tensor.
+Its fp32 export, and on that export and on what its optimizer made of it at each level: dynamic int8
+with each of its presets, and static QDQ with each calibration, per channel and per tensor. What the
+optimizer wrote goes through onnxruntime's own preparation for quantization first (symbolic shape
+inference): its quantizer asks for the types of what fused operators give, which ONNX does not know.
 """
 
 from __future__ import annotations
@@ -11,23 +13,37 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import produce
 from datasets import Dataset
+from onnxruntime.quantization import calibrate
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from optimum.exporters.onnx import main_export
 from optimum.onnxruntime import ORTOptimizer, ORTQuantizer
 from optimum.onnxruntime.configuration import (
     AutoCalibrationConfig,
+    AutoOptimizationConfig,
     AutoQuantizationConfig,
     OptimizationConfig,
 )
 
 PRESETS = ("avx512_vnni", "avx512", "avx2", "arm64")
 CALIBRATIONS = ("minmax", "percentiles", "entropy")
+# Its three levels for a CPU, everything that onnxruntime itself has, and the fusions that are
+# specific to transformers without the one of attention.
+LEVELS: dict[str, Callable[[], OptimizationConfig]] = {
+    "O1": AutoOptimizationConfig.O1,
+    "O2": AutoOptimizationConfig.O2,
+    "O3": AutoOptimizationConfig.O3,
+    "all": partial(OptimizationConfig, 99, enable_transformers_specific_optimizations=False),
+    "apart": partial(OptimizationConfig, 2, disable_attention_fusion=True),
+}
 
 
 def main() -> None:
     job = produce.arguments(__doc__.splitlines()[0])
     scratch = job.out / "scratch"
+    _histograms_in_double()
 
     @cache
     def exported() -> Path:
@@ -36,17 +52,18 @@ def main() -> None:
         return folder
 
     @cache
-    def fused() -> Path:
-        folder = scratch / "fused"
+    def optimized(level: str) -> Path:
+        folder = scratch / level
         optimizer = ORTOptimizer.from_pretrained(exported(), file_names=["model.onnx"])
-        optimizer.optimize(OptimizationConfig(optimization_level=2), folder, file_suffix="")
+        optimizer.optimize(LEVELS[level](), folder, file_suffix="")
+        _prepare(folder / "model.onnx")
         return folder
 
-    recipes: dict[str, Callable[[Path], Path]] = {
-        "fp32": lambda _: exported() / "model.onnx",
-        "fp32-fused": lambda _: fused() / "model.onnx",
-    }
-    for suffix, base in (("", exported), ("-fused", fused)):
+    recipes: dict[str, Callable[[Path], Path]] = {"fp32": lambda _: exported() / "model.onnx"}
+    bases: dict[str, Callable[[], Path]] = {"": exported}
+    for level in LEVELS:
+        bases[f"-{level}"] = partial(optimized, level)
+    for suffix, base in bases.items():
         for channels in (True, False):
             ending = f"{'channel' if channels else 'tensor'}{suffix}"
             for preset in PRESETS:
@@ -54,6 +71,26 @@ def main() -> None:
             for method in CALIBRATIONS:
                 recipes[f"static-{method}-{ending}"] = partial(static, base, method, channels, job)
     produce.produce(job, recipes)
+
+
+def _prepare(model: Path) -> None:
+    """Symbolic shape inference, or ONNX's own where that does not know an operator."""
+    try:
+        quant_pre_process(model, model, skip_optimization=True)
+    except Exception:  # it raises that class itself
+        quant_pre_process(model, model, skip_optimization=True, skip_symbolic_shape=True)
+
+
+def _histograms_in_double() -> None:
+    """numpy 2 refuses float32 bins that are closer than the type resolves, and onnxruntime's
+    calibrators ask for those of nearly constant tensors; counted in float64 they exist."""
+    counted = np.histogram
+
+    def histogram(values: Any, *arguments: Any, **options: Any) -> Any:
+        counts, edges = counted(np.asarray(values, np.float64), *arguments, **options)
+        return counts, edges.astype(np.float32)
+
+    calibrate.np.histogram = histogram
 
 
 def dynamic(base: Callable[[], Path], preset: str, channels: bool, folder: Path) -> Path:
