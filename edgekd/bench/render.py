@@ -118,12 +118,12 @@ def gate(console: Console, result: GateResult) -> None:
 
 
 def sentence(finding: Finding) -> str:
-    """``p50: regressed, 1.103 [1.09, 1.12] of the baseline over 8 pairs; 8 of 10 …``"""
+    """``p50: regressed, 1.103 [1.09, 1.12] of the baseline over 8 pairs; 8 of 10 such …``"""
     low, high = finding.ratio_ci
     text = (
         f"{finding.metric}: {finding.verdict}, {finding.ratio:.3f} [{low:.3f}, {high:.3f}] of the"
-        f" baseline over {finding.pairs} pairs; of 10 gates 8 would call {finding.mde:.1%} slower"
-        f" regressed; independence of the pairs: runs test p = {finding.runs_p:.2g}"
+        f" baseline over {finding.pairs} pairs; 8 of 10 such gates would call {finding.mde:.1%}"
+        f" slower regressed; independence of the pairs: runs test, p = {finding.runs_p:.2g}"
     )
     return f"{text}; {finding.why}" if finding.why else text
 
