@@ -120,7 +120,11 @@ def train(
             args=arguments,
             train_dataset=examples,
             data_collator=lambda indices: examples.collate(processes.share(indices)),
-            callbacks=[_Checkpoints(objective), _Report(advance, max(steps // 200, 1))],
+            callbacks=[
+                _Checkpoints(objective),
+                _Projections(objective),
+                _Report(advance, max(steps // 200, 1)),
+            ],
         )
         trainer.remove_callback(PrinterCallback)
         if after_epoch is not None:
@@ -288,9 +292,6 @@ class _Checkpoints(TrainerCallback):
             control.should_save = True
             self.asked = now
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        processes.average_gradients(self.objective)
-
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         processes.together()  # each has its random state in the folder
         if processes.first():
@@ -307,6 +308,19 @@ class _Checkpoints(TrainerCallback):
             if older != folder:  # the mark goes first: half removed is not whole
                 (older / COMPLETE).unlink(missing_ok=True)
                 shutil.rmtree(older)
+
+
+class _Projections(TrainerCallback):
+    """What Trainer does for the model's gradients, done for those of what the losses own."""
+
+    def __init__(self, objective: torch.nn.Module) -> None:
+        self.objective = objective
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        processes.average_gradients(self.objective)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.objective.zero_grad()
 
 
 class _AfterEpoch(TrainerCallback):
