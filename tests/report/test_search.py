@@ -32,7 +32,7 @@ def test_a_budget_that_nothing_meets(document: Document) -> None:
     page = section(document, search())
     assert "latency was not measured" in page and "no precision stays within" in page
     assert "over a limit" in page and "drops too much" in page
-    assert "a drop of at most 1" in page and "5 MB" in page.replace("\u00a0", " ")
+    assert "a drop of at most 1" in page and "5.00 MB" in page.replace("\u00a0", " ")
     assert 'class="chosen"' not in page
 
 
