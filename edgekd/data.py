@@ -155,7 +155,8 @@ def name_labels(rows: list[dict[str, Any]], labels: Sequence[str]) -> list[dict[
     raise InputError(
         f"the data has the label '{stranger}', which the model does not know"
         f"{nearest(stranger, list(labels))}; its {len(labels)} labels are"
-        f" {', '.join(labels[:6])}{', …' if len(labels) > 6 else ''}"
+        f" {', '.join(labels[:6])}{', …' if len(labels) > 6 else ''}; rename or drop its rows, or fit"
+        " a model on them (teacher.base)"
     )
 
 

@@ -107,6 +107,7 @@ def _models(context: Context) -> dict[str, Done]:
     labelled = _labelled(context)
     passed = stages.before_student(context, labelled)
     models = {"teacher": labelled, **passed.models}
+    learn.check_objective(passed.context, passed.labelled)
     for nth in range(context.recipe.seeds):
         if context.recipe.distill.control and context.has_answers:
             done = learn.control(passed.alone, labelled, nth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from edgekd.pipeline import preflight, shape
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.signals import label_rows, teacher_outputs
 from edgekd.pipeline.stage import Done
-from edgekd.pipeline.training import finish, fit, train, weight_bytes
+from edgekd.pipeline.training import finish, fit, plan, train, weight_bytes
 from edgekd.preprocess import Row
 from edgekd.sections import Control, Training
 
@@ -118,6 +119,8 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
             seed = context.recipe.seed
             teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
         check_shape(context.recipe.student, teacher.model)
+        if not context.recipe.stages:
+            _check_objective(context, teacher)
         return train(context, teacher, spec.fit, scratch, "teacher", context.recipe.seed)
 
     depends = {
@@ -171,6 +174,27 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         "revision": recipe.teacher.revision,
     }
     return context.run.stage(name, depends, (*MODELS, "edgekd.signals"), make)
+
+
+def check_objective(context: Context, labelled: Done) -> Done:
+    """Refuse what the student cannot be taught by, before its control is trained."""
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        _check_objective(context, context.teacher)
+        return {}
+
+    recipe = context.recipe
+    depends = _depends(context, labelled, "student", recipe.distill, recipe.seed)
+    return context.run.stage("objective", depends, TRAINING, make)
+
+
+def _check_objective(context: Context, teacher: LoadedModel) -> None:
+    """Plan the objective for ``teacher``, which may not have been fitted yet."""
+    trial = copy.copy(context)
+    trial.__dict__["teacher"] = teacher
+    rows = [*context.train, *context.unlabelled]
+    settings = context.recipe.distill
+    plan(trial, settings, fresh_student(trial, rows, context.recipe.seed))
 
 
 def assistant(context: Context, labelled: Done, name: str) -> Done:

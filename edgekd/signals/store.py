@@ -242,14 +242,14 @@ class SignalStore:
             total = sum(len(arrays["key"]) for arrays in self._shards.values())
             digest = hashlib.blake2b("\n".join(self._shards).encode(), digest_size=8).hexdigest()
             file = self.path / f"index-{digest}.bin"
-            self._index = self._map(file) if total else np.empty(0, _ENTRY)
+            self._index = self._map(file, total) if total else np.empty(0, _ENTRY)
         return self._index
 
-    def _map(self, file: Path) -> np.ndarray:
-        try:
-            return np.memmap(file, _ENTRY, "r")
-        except FileNotFoundError:
-            pass
+    def _map(self, file: Path, total: int) -> np.ndarray:
+        with contextlib.suppress(FileNotFoundError, ValueError):  # or cut off
+            found = np.memmap(file, _ENTRY, "r")
+            if len(found) == total:
+                return found
         try:
             with self._writing():  # mapped under the lock: another process may replace it after
                 self._build(file)
