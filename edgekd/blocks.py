@@ -46,7 +46,8 @@ def cut(rows: Sequence[Row], preprocessor: TextPreprocessor) -> list[dict[str, A
     for row in rows:
         text = row["text"]
         encoding = tokenizer.encode(text, add_special_tokens=False)
-        ends = [encoding.offsets[i - 1][1] for i in _starts(encoding.word_ids, room)]
+        offsets = encoding.offsets  # a list that is made anew each time it is asked for
+        ends = [offsets[i - 1][1] for i in _starts(encoding.word_ids, room)]
         pieces = [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
         found += [{**row, "text": piece} for piece in pieces if piece.strip()]
     return found
