@@ -43,13 +43,20 @@ class Training(Section):
     gradient_accumulation: Annotated[int, Field(ge=1)] = 1
     max_grad_norm: Positive = 1.0
     keep: Literal["last", "best"] = "last"  # best: the epoch that scores best on held-out rows
+    processes: Annotated[int, Field(ge=1)] = 1  # that share each batch, on this machine
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the hardware has it
+
+    @property
+    def parts(self) -> int:
+        """In how many parts a batch is computed."""
+        return self.gradient_accumulation * self.processes
 
     @model_validator(mode="after")
     def _whole_parts(self) -> Training:
-        if self.batch_size % self.gradient_accumulation:
+        if self.batch_size % self.parts:
             raise ValueError(
-                f"batch_size {self.batch_size} cannot be cut into {self.gradient_accumulation}"
-                " equal parts (gradient_accumulation)"
+                f"batch_size {self.batch_size} cannot be cut into {self.parts} equal parts"
+                " (gradient_accumulation × processes)"
             )
         return self
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edgekd.models import LoadedModel
     from edgekd.preprocess import Row
     from edgekd.tasks import Task
+    from edgekd.tasks.base import Metric
 
 
 class BestEpoch:
@@ -26,7 +27,6 @@ class BestEpoch:
         self, task: Task, model: LoadedModel, rows: Sequence[Row], folder: Path, what: str
     ) -> None:
         self.task, self.model, self.rows, self.what = task, model, rows, what
-        self.metric = task.metrics(model.labels)[0]
         self.references = task.references(rows, model.labels)
         self.weights = folder / "best-epoch.safetensors"
         self.log = folder / "epochs.json"
@@ -44,6 +44,11 @@ class BestEpoch:
             part.replace(self.weights)
         self.log.write_text(json.dumps([*scores, value]), encoding="utf-8")
         return False
+
+    @property
+    def metric(self) -> Metric:
+        """What is compared; made at need, for a closure cannot cross over to a process."""
+        return self.task.metrics(self.model.labels)[0]
 
     @property
     def scores(self) -> list[float]:
