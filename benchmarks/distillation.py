@@ -29,12 +29,7 @@ ASSETS = Path(os.environ.get("EDGEKD_ASSETS", Path(__file__).parents[2] / "share
 BACKBONE = str(ASSETS / "models" / "all-minilm-l6")
 SHARE = 0.1
 
-TEXT = {
-    "epochs": 8,
-    "learning_rate": 3e-4,
-    "keep": "best",
-    "control": {"learning_rates": [1e-4, 3e-4, 1e-3]},
-}
+LEARN = {"keep": "best", "schedule": "cosine"}
 VIT = {
     "model_type": "vit",
     "patch_size": 2,
@@ -45,15 +40,45 @@ VIT = {
 }
 AST = {
     "model_type": "audio-spectrogram-transformer",
+    "num_mel_bins": 32,
+    "patch_size": 16,
+    "frequency_stride": 16,
+    "time_stride": 4,
     "hidden_size": 96,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 6,
-    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 192,
 }
+SMALL_AST = {**AST, "hidden_size": 48, "num_hidden_layers": 2, "intermediate_size": 64}
+del SMALL_AST["num_mel_bins"]  # the teacher's
+
+
+def learning(epochs: int, rate: float, batch: int = 32) -> dict[str, Any]:
+    """How a student learns; its control may take the same rate or a third of it."""
+    rates = {"learning_rates": [rate / 3, rate]}
+    return {
+        **LEARN,
+        "epochs": epochs,
+        "learning_rate": rate,
+        "batch_size": batch,
+        "control": rates,
+    }
+
+
+def fitting(epochs: int, rate: float, batch: int = 32) -> dict[str, Any]:
+    return {
+        "epochs": epochs,
+        "learning_rate": rate,
+        "batch_size": batch,
+        "schedule": "cosine",
+    }
+
+
+# A case is a recipe, and the epochs of teacher and student where a tenth is labelled.
 CASES: dict[str, dict[str, Any]] = {
     "banking77": {
         "task": "text-classification",
-        "teacher": {"base": BACKBONE, "fit": {"epochs": 10, "learning_rate": 1e-4}},
+        "teacher": {"base": BACKBONE, "fit": fitting(5, 1e-4)},
         "teacher of all labels": str(ASSETS / "models" / "banking77-minilm-l6"),
         "data": {
             "train": str(ASSETS / "data/banking77/train.csv"),
@@ -61,48 +86,47 @@ CASES: dict[str, dict[str, Any]] = {
             "label": "category",
         },
         "student": {"layers": [0, 5], "vocabulary": "trim"},
-        "distill": TEXT,
+        "distill": learning(4, 5e-4),
+        "tenth": (12, 2),
     },
     "snips intents": {
         "task": "text-classification",
-        "teacher": {"base": BACKBONE, "fit": {"epochs": 3, "learning_rate": 5e-5}},
+        "teacher": {"base": BACKBONE, "fit": fitting(1, 1e-4)},
         "data": {
             "train": str(ASSETS / "data/snips/train.jsonl"),
             "test": str(ASSETS / "data/snips/test.jsonl"),
             "label": "intent",
         },
         "student": {"params": "15%"},
-        "distill": {**TEXT, "epochs": 4},
+        "distill": learning(3, 1e-3),
+        "tenth": (6, 2),
     },
     "snips slots": {
         "task": "token-classification",
-        "teacher": {"base": BACKBONE, "fit": {"epochs": 5, "learning_rate": 1e-4}},
+        "teacher": {"base": BACKBONE, "fit": fitting(2, 1e-4)},
         "data": {
             "train": str(ASSETS / "data/snips/train.jsonl"),
             "test": str(ASSETS / "data/snips/test.jsonl"),
         },
         "student": {"params": "15%"},
-        "distill": {**TEXT, "epochs": 8},
+        "distill": learning(5, 1e-3),
+        "tenth": (10, 3),
     },
     "fsdd": {
         "task": "audio-classification",
-        "teacher": {
-            "config": AST,
-            "fit": {"epochs": 30, "learning_rate": 1e-3, "schedule": "cosine"},
-        },
+        "teacher": {"config": AST, "fit": fitting(20, 1e-3, batch=64)},
         "data": {"train": str(ASSETS / "data/fsdd/train"), "test": str(ASSETS / "data/fsdd/test")},
-        "student": {"params": "15%"},
-        "distill": {**TEXT, "epochs": 40, "learning_rate": 2e-3, "schedule": "cosine"},
+        "student": {"config": SMALL_AST},
+        "distill": learning(40, 2e-3, batch=64),
+        "tenth": (60, 40),
     },
     "digits": {
         "task": "image-classification",
-        "teacher": {
-            "config": VIT,
-            "fit": {"epochs": 30, "batch_size": 64, "learning_rate": 1e-3, "schedule": "cosine"},
-        },
+        "teacher": {"config": VIT, "fit": fitting(30, 1e-3, batch=64)},
         "data": {"train": "builtin:digits/train", "test": "builtin:digits/test"},
         "student": {"params": "15%"},
-        "distill": {**TEXT, "epochs": 50, "learning_rate": 2e-3, "schedule": "cosine"},
+        "distill": learning(40, 2e-3),
+        "tenth": (90, 40),
     },
 }
 VARIANTS = {"banking77 at 15 %": ("banking77", {"student": {"params": "15%"}})}
@@ -112,11 +136,14 @@ def settings_of(case: str, setting: str, seeds: int, folder: Path) -> dict[str, 
     """The recipe of a case: with all labels, or with a tenth and the rest unlabelled."""
     base, changes = VARIANTS.get(case, (case, {}))
     values = {**CASES[base], **changes}
+    fit_epochs, epochs = values.pop("tenth")
     given = values.pop("teacher of all labels", None)
     if setting == "all" and given:
         values["teacher"] = {"model": given}
     if setting == "tenth":
-        labelled, rest = _split(values, folder)
+        given = values["data"]
+        columns = {k: v for k, v in given.items() if k in ("label", "text")}
+        labelled, rest = split(values["task"], columns, given["train"], given["test"], folder)
         columns = {"label": "label"} if "label" in values["data"] else {}
         values["data"] = {
             "test": values["data"]["test"],
@@ -128,19 +155,19 @@ def settings_of(case: str, setting: str, seeds: int, folder: Path) -> dict[str, 
         if columns:  # the test file keeps its own name for the column
             values["data"]["label"] = "label"
             values["data"]["test"] = str(_renamed(values, base, folder))
-        # As many passes over the tenth as make its teacher learn.
-        fit = values["teacher"]["fit"]
-        values["teacher"] = {**values["teacher"], "fit": {**fit, "epochs": 3 * fit["epochs"]}}
+        fit = {**values["teacher"]["fit"], "epochs": fit_epochs}
+        values["teacher"] = {**values["teacher"], "fit": fit}
+        values["distill"] = {**values["distill"], "epochs": epochs}
     return {"name": case.replace(" ", "-").replace("%", "pct"), "seeds": seeds, **values}
 
 
-def _split(values: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
+def split(
+    task_name: str, columns: Mapping[str, str], train: str, test: str, folder: Path
+) -> tuple[Path, Path]:
     """Write a tenth of each class with its labels, and the other rows without."""
-    task = tasks.get(values["task"])
-    columns = {k: v for k, v in values["data"].items() if k in ("label", "text")}
-    rows = data.read_rows(values["data"]["train"], task, columns)
-    test = data.read_rows(values["data"]["test"], task, columns)
-    rows = data.drop_overlap(rows, test, allow=True)[0]
+    task = tasks.get(task_name)
+    rows = data.read_rows(train, task, columns)
+    rows = data.drop_overlap(rows, data.read_rows(test, task, columns), allow=True)[0]
     random = np.random.default_rng(0)
     order = random.permutation(len(rows))
     groups: dict[str, list[int]] = {}
@@ -184,7 +211,7 @@ def run(case: str, setting: str, seeds: int, runs: Path) -> None:
         "setting": setting,
         "seeds": seeds,
         "seconds": round(time.monotonic() - started),
-        "recipe": {k: v for k, v in values.items() if k != "data"},
+        "recipe": _portable({k: v for k, v in values.items() if k != "data"}),
         **found,
     }
     file = RESULTS / "distillation" / f"{folder.name}.json"
@@ -192,6 +219,12 @@ def run(case: str, setting: str, seeds: int, runs: Path) -> None:
     if file.is_file():  # a re-run only repeats what it kept: the time is that of the first
         document["seconds"] = max(document["seconds"], json.loads(file.read_text())["seconds"])
     file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _portable(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that names the shared folder as every example does, not where it lies here."""
+    text: dict[str, Any] = json.loads(json.dumps(values).replace(str(ASSETS), "${EDGEKD_ASSETS}"))
+    return text
 
 
 def report() -> str:
