@@ -375,10 +375,11 @@ def _describe(spec: Student, teacher: LoadedModel) -> str:
 
 def check_student(context: Context) -> None:
     """Refuse an impossible student before anything is trained."""
-    from edgekd.distill.precision import in_bf16
+    recipe = context.recipe
+    if "bf16" in (recipe.distill.precision, recipe.teacher.fit.precision):
+        from edgekd.distill.precision import in_bf16
 
-    in_bf16(context.recipe.distill.precision)
-    in_bf16(context.recipe.teacher.fit.precision)
+        in_bf16("bf16")
     if context.recipe.student.vocabulary == "trim" and not context.task.default_columns.keys() & {
         "text",
         "tokens",

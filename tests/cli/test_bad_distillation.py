@@ -51,6 +51,7 @@ def refused(edgekd: Cli, recipe: Path, out: Path, *words: str) -> None:
         ({"soft_weight": -1}, ("distill.soft_weight", "greater than or equal to 0")),
         ({"temperature": 0}, ("distill.temperature", "greater than 0")),
         ({"temperature": -2}, ("distill.temperature", "greater than 0")),
+        ({"precision": "bf17"}, ("distill.precision", "bf16")),
         ({"hidden_weight": 1, "layer_map": [[0, 9]]}, ("layer 9 of the teacher", "(0 to 1)")),
         ({"hidden_weight": 1, "layer_map": [[3, 1]]}, ("layer 3 of the student", "(0 to 0)")),
         ({"method": "dist", "gradient_accumulation": 2}, ("'dist'", "in 2 parts", "use one part")),
