@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.audio import AudioPreprocessor
 from edgekd.bundle import Bundle
 from edgekd.bundle import write as write_bundle
-from edgekd.errors import InputError, nearest
+from edgekd.errors import InputError
 from edgekd.exporter import publish, staged
 from edgekd_exporters.browser import packages
 from edgekd_exporters.browser.precisions import PRECISIONS
@@ -182,8 +182,8 @@ def file_of(bundle: Bundle, dtype: str | None) -> tuple[str, str]:
         return next(iter(known.values()))
     if dtype not in known:
         raise InputError(
-            f"{bundle.path} has no dtype '{dtype}'{nearest(dtype, list(known))}, only"
-            f" {', '.join(known)}; export it with several: --precision int8,fp32"
+            f"{bundle.path} has no dtype '{dtype}', only {', '.join(known)}; export it with several:"
+            " --precision int8,fp32"
         )
     return known[dtype]
 

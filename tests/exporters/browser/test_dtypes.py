@@ -48,9 +48,9 @@ def test_a_session_and_transformers_js_open_the_dtype_that_is_asked_for(
         session = exporter.open(several, Runtime(options={"dtype": dtype}))
         logits[dtype] = np.concatenate([session.run(feed)["logits"] for feed in feeds])
         session.close()
-    native = exporter.open(text_fp32)
-    expected = np.concatenate([native.run(feed)["logits"] for feed in feeds])
-    native.close()
+    alone = exporter.open(text_fp32)
+    expected = np.concatenate([alone.run(feed)["logits"] for feed in feeds])
+    alone.close()
     np.testing.assert_array_equal(logits["fp32"], expected)
     assert np.abs(logits["q8"] - expected).max() > 1e-4
     said = transformers_js(several, rows, dtype="fp32")
