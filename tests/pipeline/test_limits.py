@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from edgekd_exporters.onnx import OnnxExporter
 
-from edgekd.pipeline.document import _limits
+from edgekd import pipeline
+from edgekd import recipe as recipes
+from edgekd.pipeline import precision
+from edgekd.pipeline.ship import budget_limits
 from edgekd.profiles import Profile
 from edgekd.sections import Budget
 
@@ -31,9 +37,28 @@ def profile(**values: Any) -> Profile:
 def test_memory_is_never_allowed_above_the_profiles_cap(
     recipe: dict[str, str], own: dict[str, Any], memory: int | None
 ) -> None:
-    assert _limits(Budget(**recipe), profile(**own)).get("memory") == memory
+    assert budget_limits(Budget(**recipe), profile(**own)).get("memory") == memory
 
 
 def test_the_recipe_goes_before_the_profile() -> None:
-    limits = _limits(Budget(size="2 MB"), profile(budget={"size": "1 MB", "latency": "5 ms"}))
+    limits = budget_limits(Budget(size="2 MB"), profile(budget={"size": "1 MB", "latency": "5 ms"}))
     assert limits == {"size": 2 * MB, "latency": 5.0}
+
+
+def test_a_run_ships_the_closest_and_says_no(
+    digits_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``auto`` under a size that nothing meets: the budget's line fails, the miss is named."""
+    monkeypatch.setattr(precision, "ROUNDS", 1)
+    monkeypatch.setattr(precision, "SECONDS", 0.05)
+    monkeypatch.setattr(OnnxExporter, "automatic", lambda *_: ("fp32", "int8"))
+    targets = {"onnx": {"precisions": ["auto"], "max_drop": 1}}
+    path = digits_recipe(tmp_path, targets=targets, budget={"size": "1 kB"})
+    document = pipeline.run(recipes.load(path), path, tmp_path / "run")
+    search = document.searches[0]
+    assert search.chosen is None and search.max_size_bytes == 1000
+    sizes = {trial.precision: trial.size_bytes for trial in search.trials}
+    shipped = next(row for row in document.bundles if row.path == search.bundle)
+    assert (shipped.precision, shipped.size_bytes) == ("int8", min(filter(None, sizes.values())))
+    assert document.verdict.status == "failed"
+    assert any("the nearest is int8 with a drop of" in warning for warning in document.warnings)
