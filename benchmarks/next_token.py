@@ -34,9 +34,9 @@ OUT = Path(__file__).parent / "results"
 SHAPE = {"model_type": "gpt2", "n_embd": 64, "n_head": 4}
 TEACHER = {**SHAPE, "n_layer": 4}
 STUDENT = {**SHAPE, "n_layer": 1}
-FIT = {"epochs": 4, "batch_size": 16, "learning_rate": 3e-3, "schedule": "cosine", "keep": "best"}
+FIT = {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "schedule": "cosine", "keep": "best"}
 TRAINING = {
-    "epochs": 8,
+    "epochs": 6,
     "batch_size": 16,
     "learning_rate": 3e-3,
     "schedule": "cosine",
