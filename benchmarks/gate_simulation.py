@@ -147,7 +147,7 @@ def paces() -> dict[str, Noise]:
         "restless, sd 20 %": lambda g, n: g.lognormal(0, 0.20, n),
         "restless, sd 60 %": lambda g, n: g.lognormal(0, 0.60, n),
         "1.2 times as slow from pair 3 to 7 on": slower(1.2),
-        "twice as slow from pair 3 to 7 on": slower(2.0),
+        "3 times as slow from pair 3 to 7 on": slower(3.0),
     }
 
 

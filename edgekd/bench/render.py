@@ -159,7 +159,7 @@ def gate_markdown(result: GateResult) -> str:
             "",
             *whys,
             f"Tolerance {plan.tolerance:.1%}; control kernel {result.outcome.control_ratio:.3f}"
-            f" between the sides, {_pace(result.outcome.pace_ratio)} over time;"
+            f" between the sides, {_pace(result.outcome.pace_ratio)} at its largest change over time;"
             f" {machine.get('cpu')}, {machine.get('usable_cores')} cores, steal"
             f" {machine.get('steal_percent')} %.",
             "",

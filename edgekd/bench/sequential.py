@@ -31,7 +31,7 @@ EXIT_CODES: Mapping[Verdict, int] = {
     "inconclusive": 3,
 }
 _DEPENDENT = 0.01  # p of the runs test from which it is said
-_BY_CHANCE = 0.03  # p under which a change of pace is one: eight pairs can reach it, 4 against 4
+_BY_CHANCE = 0.1  # p of a change of pace; two pairs before it and six after it reach 2 / 28
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Plan:
     errors: tuple[float, ...] = (0.004, 0.011, 0.010)
     confirm: int = 8
     control_tolerance: float = 0.05
-    pace_tolerance: float = 0.5  # of the machine's own pace, between the gate's two halves
+    pace_tolerance: float = 1.0  # of the machine's own pace, in the middle of the gate: twice
     slices: int = 16  # turns that each process of a pair takes
     slice_ms: float = 25.0  # about how long the slower one's turn lasts
     resamples: int = 10_000  # of the printed bootstrap interval
@@ -105,8 +105,8 @@ class Finding:
 class Outcome:
     """The verdict over all metrics, and every pair it rests on.
 
-    ``pace_ratio`` is the control kernel's time in the later half over the earlier half, where it
-    was kept. ``cautions`` say what a reader should know besides the verdict.
+    ``pace_ratio`` is the control kernel's time after over before the pair where it changed most;
+    None where it was not kept. ``cautions`` say what a reader should know besides the verdict.
     """
 
     verdict: Verdict
@@ -176,7 +176,7 @@ def conclude(
     confirmed = [_confirm(finding, confirmation, plan) for finding in findings]
     every = [*pairs, *confirmation]
     control = math.exp(float(np.median([p.control for p in every])))
-    pace, by_chance = _pace(every) or (None, 1.0)
+    pace, by_chance = _pace(every, plan) or (None, 1.0)
     moved = abs(math.log(pace)) if pace and by_chance <= _BY_CHANCE else 0.0
     cautions = [text for finding in findings for text in _cautions(finding, plan)]
     why = None
@@ -187,13 +187,13 @@ def conclude(
         )
     elif moved > math.log1p(plan.pace_tolerance):
         why = (
-            "the machine changed under the measurement: its later half ran the fixed control"
-            f" kernel in {pace:.2f} times the time of its earlier half"
+            "the machine changed under the measurement: from some pair on the fixed control kernel"
+            f" took {pace:.2f} times as long, for both sides"
         )
     elif moved > math.log1p(plan.control_tolerance):
         cautions.append(
-            f"the machine's pace moved: the control kernel took {pace:.2f} times as long in the"
-            " later half, for both sides"
+            f"the machine's pace moved: from some pair on the fixed control kernel took {pace:.2f}"
+            " times as long, for both sides"
         )
     if why:
         confirmed = [replace(f, verdict="inconclusive", why=why) for f in confirmed]
@@ -212,21 +212,17 @@ def conclude(
     )
 
 
-def _pace(pairs: Sequence[Pair]) -> tuple[float, float] | None:
-    """The control kernel's median time in the later half over the earlier half, and by chance.
+def _pace(pairs: Sequence[Pair], plan: Plan) -> tuple[float, float] | None:
+    """The control kernel's median time after over before the pair where it changed most; p-value.
 
-    By chance: the exact p-value of a rank test, because paces have a spread of their own. None
-    where the kernel's time was not kept.
+    The p-value is a permutation test's, because paces have a spread of their own. None where the
+    kernel's time was not kept, or for too few pairs.
     """
-    from scipy.stats import mannwhitneyu
-
     times = [pair.kernel_ms for pair in pairs if pair.kernel_ms is not None]
-    if len(times) < max(2, len(pairs)):
+    if len(times) < max(4, len(pairs)):
         return None
-    half = len(times) // 2
-    earlier, later = times[:half], times[-half:]
-    p = mannwhitneyu(earlier, later, method="exact").pvalue
-    return float(np.median(later) / np.median(earlier)), float(p)
+    split, p = statistics.change_point(np.log(times), plan.seed)
+    return float(np.median(times[split:]) / np.median(times[:split])), p
 
 
 def _cautions(finding: Finding, plan: Plan) -> list[str]:

@@ -215,6 +215,33 @@ def runs_test(values: Sequence[float] | np.ndarray) -> float:
     return ways / math.comb(above + below, above)
 
 
+def change_point(
+    values: Sequence[float] | np.ndarray, seed: int = 0, permutations: int = 2_000
+) -> tuple[int, float]:
+    """(where the level of ``values`` changes most, p-value that no order tells of a change).
+
+    The split, with at least two values on each side, at which the scaled difference of the means
+    is largest (CUSUM); its p-value is the share of orders of the same values with as large a one,
+    so that it holds for any distribution, and one stray value is no change of level. Raises
+    ``ValueError`` for fewer than four values.
+    """
+    array = np.asarray(values, np.float64)
+    if len(array) < 4:
+        raise ValueError(f"{len(array)} values have no level that could change")
+    orders = np.random.default_rng(seed).permuted(
+        np.tile(array - array.mean(), (permutations, 1)), axis=1
+    )
+    count = np.arange(2, len(array) - 1)
+    scale = np.sqrt(count * (len(array) - count) / len(array))
+
+    def splits(ordered: np.ndarray) -> np.ndarray:
+        return np.abs(np.cumsum(ordered, axis=-1)[..., count - 1]) / scale
+
+    observed = splits(array - array.mean())
+    largest = splits(orders).max(axis=1) >= observed.max() * (1 - 1e-9)
+    return int(count[observed.argmax()]), (1 + int(largest.sum())) / (1 + permutations)
+
+
 @cache
 def at_least(count: int, n: int) -> float:
     """P(at least ``count`` heads in ``n`` throws of a fair coin)."""

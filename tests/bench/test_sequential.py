@@ -58,31 +58,31 @@ def test_control_that_moved_overrules():
     assert "control kernel" in outcome.findings[0].why
 
 
-@pytest.mark.parametrize(("factor", "said"), [(2.0, "contaminated"), (1.2, "caution"), (1.0, "")])
+@pytest.mark.parametrize(("factor", "said"), [(2.5, "contaminated"), (1.2, "caution"), (1.0, "")])
 @pytest.mark.parametrize("true", [0.0, 0.5])
-def test_machine_that_slows_down_for_both_sides(factor, said, true):
+@pytest.mark.parametrize("start", [2, 4, 6])
+def test_machine_that_slows_down_for_both_sides(factor, said, true, start):
     """The ratio does not see it; the control held against itself does, and says how much."""
     pace = 10.0 * np.random.default_rng(2).lognormal(0, 0.01, 60)
-    count = 8 if true == 0.0 else 16
-    pace[count // 2 :] *= factor
+    pace[start:] *= factor
     outcome = run(source(noise(0, true, sd=0.005), kernel=pace), Plan())
     assert outcome.contaminated == (said == "contaminated")
     assert outcome.pace_ratio == pytest.approx(factor, rel=0.05)
     if said == "contaminated":
-        assert outcome.verdict == "inconclusive" and "later half" in outcome.findings[0].why
+        assert outcome.verdict == "inconclusive" and "some pair on" in outcome.findings[0].why
     else:
         assert outcome.verdict == ("regressed" if true else "unchanged")
         assert any("pace moved" in caution for caution in outcome.cautions) == (said == "caution")
 
 
 def test_spread_of_the_pace_is_no_change_of_it():
-    """A machine as unsteady as +-40 % all along: seldom called changed."""
+    """A machine as unsteady as +-40 % all along: called changed no more often than planned."""
     generator = np.random.default_rng(0)
     called = 0
     for _ in range(300):
         pace = generator.lognormal(0, 0.4, 60)
         called += run(source(noise(0, sd=0.005), kernel=pace), Plan(resamples=10)).contaminated
-    assert called / 300 < 0.03 + 3 * math.sqrt(0.03 / 300)
+    assert called / 300 < 0.1 + 3 * math.sqrt(0.1 / 300)
 
 
 def test_pace_that_was_not_kept():

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -120,6 +121,24 @@ def test_runs_test_of_blocks_and_of_turns():
     assert statistics.runs_test(blocks) < 1e-6
     assert statistics.runs_test(np.tile([0.0, 1.0], 15)) > 0.999
     assert statistics.runs_test([2.0, 2.0, 2.0]) == 1.0
+
+
+@pytest.mark.parametrize("split", [2, 3, 4, 6])
+def test_change_of_level_has_the_chance_of_its_orders(split):
+    """Eight values of two levels, in order: as few orders as there are ways to pick them, two."""
+    values = np.repeat([0.0, 1.0], [split, 8 - split])
+    where, p = statistics.change_point(values)
+    assert where == split
+    assert p == pytest.approx(2 / math.comb(8, split), abs=0.02)
+
+
+def test_one_stray_value_is_no_change_of_level():
+    for place in range(8):
+        values = np.random.default_rng(place).normal(0, 0.01, 8)
+        values[place] = 1.0
+        assert statistics.change_point(values)[1] > 0.1
+    with pytest.raises(ValueError, match="3 values"):
+        statistics.change_point([1.0, 2.0, 3.0])
 
 
 def test_two_stage_interval_covers_the_spread_between_processes():
