@@ -58,12 +58,12 @@ class BrowserSession:
         """
         self._runtime = runtime = runtime or Runtime()
         self._device, self._limit = _options(runtime.options)
-        self._file = file_of(bundle, runtime.options.get("dtype"))[0]
         self.kind = "reference" if self._device == "webgpu-software" else "native"
         self._version = packages.versions()[packages.ORT]
         self._first_ms: float | None = None
         self.elapsed_ms = 0.0
         program()  # before anything is downloaded
+        self._file = file_of(bundle, runtime.options.get("dtype"))[0]
         mounts = {"/": PAGES, "/bundle/": bundle.path, "/runtime/": packages.installed()}
         self._server = Server(mounts)
         try:
