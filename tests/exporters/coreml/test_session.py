@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from edgekd_exporters.coreml import session
 from edgekd_exporters.coreml.session import named_outputs
 
+from edgekd import profiles
 from edgekd.exporter import Runtime, get
 from edgekd.program import Program
 
@@ -27,6 +29,21 @@ def test_a_dictionary_of_probabilities_is_put_in_the_order_of_the_labels(lower) 
     outputs = named_outputs(manifest, description, answer)
     np.testing.assert_array_equal(outputs["probabilities"], [[0, 1, 2, 3, 4]])
     assert {value.dtype for value in outputs.values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(("system", "kind"), [("darwin", "native"), ("linux", "reference")])
+def test_a_profile_for_core_ml_runs_natively_where_there_is_core_ml(monkeypatch, system, kind):  # type: ignore[no-untyped-def]
+    """What the bench's worker opens; the runtime settings are the shipped profile's."""
+    opened = {
+        name: lambda bundle, runtime, name=name: (name, runtime.options["compute_units"])
+        for name in ("native", "reference")
+    }
+    monkeypatch.setattr(session, "NativeSession", opened["native"])
+    monkeypatch.setattr(session, "ReferenceSession", opened["reference"])
+    monkeypatch.setattr(session.sys, "platform", system)
+    profile = profiles.load("mac").runtime
+    runtime = Runtime(threads=profile.threads, options=dict(profile.options))
+    assert COREML.open(None, runtime) == (kind, "ALL")
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on a Mac only")
