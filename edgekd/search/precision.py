@@ -234,7 +234,8 @@ def settle(finalists: Sequence[Trial], ratio: Ratio) -> dict[Candidate, Trial]:
         elif trial in tied:
             note += ", not told apart"
         if trial is winner is not fast:
-            note += "; chosen as the smaller"
+            smaller = (trial.size_bytes or 0) < (fast.size_bytes or 0)
+            note += "; chosen as the smaller" if smaller else "; chosen as the plainer"
         noted[trial.candidate] = replace(trial, note=note)
     return noted
 
