@@ -102,18 +102,20 @@ def _name_types(file: Path) -> None:
 
 
 def _histograms_in_double() -> None:
-    """numpy 2 refuses float32 bins that are closer than the type resolves, and onnxruntime's
-    calibrators ask for those of nearly constant tensors; counted in float64 they exist."""
+    """numpy 2 refuses float32 bins that are closer than the type resolves, or whose range overflows
+    it, and onnxruntime's calibrators ask for those: of nearly constant activations, and of a mask
+    that is -3e38 throughout. Counted in float64 they exist."""
     counted = np.histogram
 
-    def histogram(values: Any, *arguments: Any, **options: Any) -> Any:
+    def histogram(values: Any, bins: Any, range: Any = None) -> Any:
         values = np.asarray(values, np.float64)
-        free = "range" not in options and np.ndim(options.get("bins", 0)) == 0 and not arguments
-        # A mask's -3e38: the half unit that numpy puts on each side of a constant adds nothing.
-        if free and values.size and values.min() == values.max():
+        if range is not None:
+            range = tuple(map(float, range))
+        elif np.ndim(bins) == 0 and values.size and values.min() == values.max():
+            # The half unit that numpy puts on each side of a constant adds nothing to -3e38.
             width = max(0.5, abs(float(values.flat[0])) * 1e-3)
-            options["range"] = (values.min() - width, values.max() + width)
-        counts, edges = counted(values, *arguments, **options)
+            range = (values.min() - width, values.max() + width)
+        counts, edges = counted(values, bins, range)
         return counts, edges.astype(np.float32)
 
     calibrate.np.histogram = histogram
