@@ -265,11 +265,28 @@ def _build(
         work = Path(folder)
         base = exporter.lower(program, spec, work / "float")
         made = [_make(exporter, base, name, asked, work) for name in asked.precisions]
-        bundles = [bundle for bundle, _ in made]
+        bundles = _first_of_slots(exporter, [bundle for bundle, _ in made])
         search = next((found for _, found in made if found), None)
         if len(bundles) == 1:
             return copy(bundles[0], out), search
         return exporter.combine(bundles, out), search
+
+
+def _first_of_slots(exporter: Exporter, bundles: Sequence[Bundle]) -> list[Bundle]:
+    """Without those of a slot that an earlier one has: what auto chooses may be named as well."""
+    from edgekd.progress import say
+
+    slots: dict[str | None, Bundle] = {}
+    for bundle in bundles:
+        precision = bundle.manifest.precision
+        slot = exporter.slot(precision)
+        first = slots.setdefault(slot, bundle)
+        if first is not bundle:
+            say(
+                f"  {exporter.name}: {first.manifest.precision} is the folder's '{slot}' already,"
+                f" so {precision} is left out; to have it, name it first"
+            )
+    return list(slots.values())
 
 
 def _make(
@@ -312,8 +329,9 @@ def _show(console: Any, document: dict[str, Any]) -> None:
         f" {document['relative_error']:.1e} of the model it was made from"
     )
     if "search" in document:
-        kept = ", ".join(document["search"]["chosen"]["kept"]) or "nothing"
-        console.print(f"auto chose {document['precision']}; put back to float: {kept}")
+        chosen = document["search"]["chosen"]
+        kept = ", ".join(chosen["kept"]) or "nothing"
+        console.print(f"auto chose {chosen['precision']}; put back to float: {kept}")
         console.print(document["search"]["timing"]["note"])
     scored = document.get("evaluation")
     if scored:

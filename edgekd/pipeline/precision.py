@@ -103,7 +103,7 @@ class Search:
         )
         p50 = found.p50
         if p50 is None:
-            return Cost(None, made.size_bytes)
+            return Cost(None, made.size_bytes, found.why or "no time was taken")
         say(f"  {made.manifest.target} {_name(candidate)}: {p50.value:.3f} ms")
         return Cost(p50.value, made.size_bytes)
 
@@ -116,7 +116,7 @@ class Search:
         made = {_name(candidate): self.bundle(candidate).path for candidate in candidates}
         found = compare(
             made,
-            self.profile.model_copy(update={"clients": ()}),
+            self.profile,
             self.selection,
             rounds=RACE_ROUNDS,
             seconds=SECONDS,
@@ -160,6 +160,7 @@ def clock(exporter: Exporter, base: Bundle, profile: Profile | None) -> Clock:
     """Whether ``base``'s own runtime answers here under ``profile``, and what it then runs on."""
     if profile is None:
         return Clock(None, None, "latency was not measured: no profile was given")
+    profile = profile.model_copy(update={"clients": ()})  # a rung is timed, its load is not
     settings = profile.runtime
     session = exporter.open(base, Runtime(settings.threads, settings.spinning, settings.options))
     try:

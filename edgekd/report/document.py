@@ -165,7 +165,7 @@ class Trial(Part):
     larger: bool = False
     failure: str | None = None
     refused: bool = False  # made, but its outputs were too far off to keep
-    note: str | None = None  # of those timed side by side: how they compared
+    note: str | None = None  # how it compared side by side, or why it has no latency
 
 
 class Sensitivity(Part):

@@ -29,10 +29,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Cost:
-    """``latency_ms`` is None where the candidate could not be timed."""
+    """``latency_ms`` is None where the candidate could not be timed, and ``why`` then says why."""
 
     latency_ms: float | None
     size_bytes: int
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Trial:
     ``failure`` says why a candidate could not be made or measured; its figures are then None.
     ``latency_ms`` is None too where nothing timed it. ``refused``: it was made, and its outputs
     were too far off to keep. ``slower`` and ``larger`` compare with the rung tried just above it.
-    ``note`` says how a finalist fared side by side.
+    ``note`` says how a finalist fared side by side, or why there is no latency.
     """
 
     candidate: Candidate
@@ -115,7 +116,8 @@ class Scores:
     ``accuracy``: the main metric on the selection split, higher is better. ``cost``: measured
     latency and size. ``damage``: how far the outputs are from the float candidate's, lower is
     better; finer than an accuracy, which moves in steps of one example, so it ranks the groups.
-    ``race`` times candidates side by side; None where nothing can be timed.
+    ``race`` times candidates side by side; None where nothing can be timed. Where it raises, the
+    times taken alone decide.
     """
 
     accuracy: Callable[[Candidate], float]
@@ -155,7 +157,7 @@ def choose(ladder: Sequence[str], groups: Sequence[str], scores: Scores, budget:
     chosen = fastest(inside)
     final = _close(inside, chosen)
     if scores.race and chosen and len(final) > 1:
-        noted = settle(final, scores.race([trial.candidate for trial in final]))
+        noted = _race(final, chosen, scores.race)
         trials = [noted.get(trial.candidate, trial) for trial in trials]
         chosen = next(iter(noted.values()))
     measured = [trial for trial in trials if trial.failure is None]
@@ -206,6 +208,18 @@ def _close(inside: Sequence[Trial], best: Trial | None) -> list[Trial]:
         return []
     least = min(map(_pace, inside))
     return [trial for trial in inside if _pace(trial) <= least * (1 + CLOSE)]
+
+
+def _race(
+    finalists: Sequence[Trial], chosen: Trial, race: Callable[[Sequence[Candidate]], Ratio]
+) -> dict[Candidate, Trial]:
+    """Settle side by side; where that fails, ``chosen`` by the times taken alone stays first."""
+    try:
+        return settle(finalists, race([trial.candidate for trial in finalists]))
+    except Exception as error:
+        note = f"compared by times taken alone; side by side failed: {_reason(error)}"
+        ordered = (chosen, *(trial for trial in finalists if trial is not chosen))
+        return {trial.candidate: replace(trial, note=note) for trial in ordered}
 
 
 def settle(finalists: Sequence[Trial], ratio: Ratio) -> dict[Candidate, Trial]:
@@ -261,7 +275,9 @@ def _measure(
 ) -> Trial:
     accuracy, cost = scores.accuracy(candidate), scores.cost(candidate)
     whole = accuracy if reference is None or reference.accuracy is None else reference.accuracy
-    trial = Trial(candidate, accuracy, whole - accuracy, cost.latency_ms, cost.size_bytes)
+    trial = Trial(
+        candidate, accuracy, whole - accuracy, cost.latency_ms, cost.size_bytes, note=cost.why
+    )
     return replace(trial, within=_excess(trial, budget) <= 0)
 
 

@@ -136,6 +136,37 @@ def test_quantize_refuses(
     assert not list(tmp_path.iterdir())
 
 
+def test_of_two_bundles_of_a_slot_the_first_stays(
+    intent_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``int8,auto`` where auto lands on the same file of a browser folder."""
+    from dataclasses import replace
+
+    from edgekd import exporter as exporters
+    from edgekd.cli.export import _first_of_slots
+
+    whole = Bundle.open(intent_bundle)
+    int8, fp32, full = (
+        replace(whole, manifest=replace(whole.manifest, precision=name))
+        for name in ("int8", "fp32", "int8-full")
+    )
+    assert _first_of_slots(exporters.get("browser"), [int8, fp32, full]) == [int8, fp32]
+    assert "int8 is the folder's 'q8' already, so int8-full is left out" in capsys.readouterr().err
+
+
+def test_what_is_told_of_auto_is_its_own_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from edgekd.cli.export import _show
+
+    chosen = {"precision": "int8-full", "kept": []}
+    document = {"bundle": "x", "target": "browser", "variant": "fp32+int8-full", "size_bytes": 1}
+    document |= {"relative_error": 0.0, "precision": "fp32", "findings": []}
+    document["search"] = {"chosen": chosen, "timing": {"note": ""}}
+    _show(Console(width=200), document)
+    assert "auto chose int8-full" in capsys.readouterr().out
+
+
 def test_activation_ranges_are_never_taken_from_made_up_rows(
     edgekd: Cli, bert_dir: Path, intent_bundle: Path, tmp_path: Path
 ) -> None:

@@ -65,6 +65,8 @@ def test_the_clock_says_what_it_is(search: Search, monkeypatch: pytest.MonkeyPat
     assert here.evidence == "measured" and "onnxruntime" in here.note and "kernels" in here.note
     phone = precision.clock(search.exporter, search.base, profiles.load("phone-android"))
     assert phone.evidence == "reference" and "other kernels" in phone.note
+    server = precision.clock(search.exporter, search.base, profiles.load("edge-server"))
+    assert server.profile is not None and not server.profile.clients  # nothing keeps a rung's load
     monkeypatch.setattr("edgekd_exporters.onnx.session.OnnxSession.kind", "reference")
     nowhere = precision.clock(search.exporter, search.base, profiles.here("onnx"))
     assert nowhere.profile is None and "smallest" in nowhere.note

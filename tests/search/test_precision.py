@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.bench.statistics import Interval
-from edgekd.errors import InputError, MissingDependency, VerificationError
+from edgekd.errors import InconclusiveError, InputError, MissingDependency, VerificationError
 from edgekd.search.precision import (
     TIE,
     Budget,
@@ -287,6 +287,31 @@ def test_only_what_is_close_is_timed_again() -> None:
     assert found.chosen is not None and found.chosen.candidate.precision == "int4"
     assert [bool(trial.note) for trial in found.trials] == [True, True, True, False]
     assert found.chosen in found.trials
+
+
+def test_where_side_by_side_fails_the_times_taken_alone_decide() -> None:
+    def race(candidates: Sequence[Candidate]) -> Callable[[Candidate, Candidate], Interval]:
+        raise InconclusiveError("the page stopped answering")
+
+    world = World({})
+    latency = {"fp32": 1.0, "int8": 1.1, "int4": 0.9}
+    scores = Scores(
+        world.accuracy,
+        lambda c: Cost(latency[c.precision], SIZE[c.precision]),
+        world.damage,
+        race,
+    )
+    found = choose(("fp32", "int8", "int4"), GROUPS, scores, Budget(0.01))
+    assert found.chosen in found.trials and found.chosen is not None
+    assert found.chosen.candidate.precision == "int4"
+    for trial in found.trials:
+        assert (trial.note or "").endswith("side by side failed: the page stopped answering")
+
+
+def test_a_rung_without_a_time_says_why() -> None:
+    world = World({})
+    scores = Scores(world.accuracy, lambda c: Cost(None, 1, "no clock"), world.damage)
+    assert choose(("fp32",), GROUPS, scores, Budget(0.01)).trials[0].note == "no clock"
 
 
 costs = st.dictionaries(st.sampled_from(GROUPS), st.floats(0, 0.1))
