@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,3 +126,54 @@ def test_texts_for_histograms_have_one_length_and_no_padding(bert_dir: Path) -> 
     assert len({shape for shape in lengths}) > 1
     assert {feed["input_ids"].shape for feed in even} == {(1, int(np.median(lengths, 0)[1]))}
     assert all(feed["attention_mask"].all() for feed in even)
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch, judge: ModuleType) -> ModuleType:
+    monkeypatch.setitem(sys.modules, "judge", judge)
+    return load("table")
+
+
+def machine(cpu: str, rounds: int) -> dict[str, Any]:
+    environment = {"cpu": cpu, "flags": ["avx2"], "libraries": {"onnxruntime": "1.0"}}
+    return {"environment": environment, "protocol": {"rounds": rounds}}
+
+
+def case(*held: bool) -> dict[str, Any]:
+    """A case in which each int8 row of a peer holds or not."""
+    ratio = {"value": 0.9, "low": 0.8, "high": 1.0}
+    row = {"maker": "optimum", "settings": ["a"], "int8": True, "p50_ms": 1.0, "ratio": ratio}
+    row |= {"accuracy": 0.9, "mcnemar_p": 1.0, "size_bytes": 1, "ahead": ["size"]}
+    row |= {"fast": True, "accurate": True, "small": False}
+    rows = [{**row, "holds": holds} for holds in held]
+    return {"task": "x", "test_rows": 1, "artifacts": rows, "failures": []}
+
+
+def document(cases: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {"peers": {}, "cases": cases, "lengths": {}, "skipped": {}, **changes}
+
+
+def test_each_case_names_the_machine_it_was_measured_on(table: ModuleType) -> None:
+    cases = {"a": machine("one", 3) | case(True), "b": machine("other", 9) | case(True)}
+    page = table.markdown(document(cases))
+    first, second = page.split("## b: ")
+    assert "one (avx2), onnxruntime 1.0, 3 rounds." in first
+    assert "other (avx2), onnxruntime 1.0, 9 rounds." in second and "one (" not in second
+
+
+def test_a_machine_named_once_is_that_of_every_case(table: ModuleType) -> None:
+    lengths = {"rows": []}
+    old = document({"a": case(True), "b": case(True)}, lengths=lengths, **machine("one", 3))
+    assert table.markdown(old).count("one (avx2), onnxruntime 1.0, 3 rounds.") == 3
+    found = table.with_machines(old)
+    assert "environment" not in found and table.with_machines(found) == found
+
+
+def test_what_was_not_compared_does_not_hold(table: ModuleType) -> None:
+    whole = {"a": case(True, True)}
+    assert table.holds(document(whole))
+    assert not table.holds(document({"a": case(True, False)}))
+    assert not table.holds(document({**whole, "b": case()}))
+    assert not table.holds(document(whole, skipped={"b": "no student"}))
+    assert not table.holds(document({}))
+    assert not table.holds(document(whole, lengths={"rows": [{"fast": False}]}))

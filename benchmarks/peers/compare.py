@@ -47,10 +47,9 @@ def main() -> None:
     document = _previous(asked.out)
     document |= {
         "schema": SCHEMA,
-        "environment": environment.describe(),
         "peers": {peer: environments.version(peer) for peer in environments.PEERS},
-        "protocol": asdict(protocol),
     }
+    made_with = {"environment": environment.describe(), "protocol": asdict(protocol)}
     wanted: list[cases.Case | str] = list(asked.cases)
     if asked.student:
         name = asked.name or asked.student.resolve().name
@@ -62,10 +61,10 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         try:
             if name == "lengths":
-                document["lengths"] = lengths.compare(asked.runs, work, protocol)
+                document["lengths"] = made_with | lengths.compare(asked.runs, work, protocol)
             else:
                 found = case if isinstance(case, cases.Case) else cases.known(case, asked.runs)
-                document["cases"][name] = compare(found, work, protocol)
+                document["cases"][name] = made_with | compare(found, work, protocol)
         except InputError as error:
             print(f"  skipped: {error}", flush=True)
             document["skipped"][name] = str(error)
@@ -142,11 +141,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _previous(file: Path) -> dict[str, Any]:
-    """Rows of other cases that were measured before."""
+    """Cases that were measured before, each with the machine it was measured on."""
     empty: dict[str, Any] = {"cases": {}, "lengths": {}, "skipped": {}}
     if not file.is_file():
         return empty
-    return empty | json.loads(file.read_text(encoding="utf-8"))
+    return table.with_machines(empty | json.loads(file.read_text(encoding="utf-8")))
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:

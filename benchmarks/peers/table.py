@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from artifacts import Artifact
 from judge import LIMIT, Verdict
+
+if TYPE_CHECKING:
+    from artifacts import Artifact
 
 
 def row(one: Artifact, ours: Artifact, verdict: Verdict) -> dict[str, Any]:
@@ -32,23 +34,37 @@ def row(one: Artifact, ours: Artifact, verdict: Verdict) -> dict[str, Any]:
 
 
 def holds(document: Mapping[str, Any]) -> bool:
-    """Whether every clause holds on everything that was measured."""
-    rows = [row for case in document["cases"].values() for row in case["artifacts"]]
-    judged = [row for row in rows if row["maker"] != "edgekd" and row["int8"]]
-    floats = document["lengths"].get("rows", [])
-    return all(row["holds"] for row in judged) and all(row["fast"] for row in floats)
+    """Whether every clause holds on everything that was asked for.
+
+    A case that was skipped, and one in which no peer made an int8 artifact, show nothing.
+    """
+    verdicts = [not document["skipped"]]
+    for case in document["cases"].values():
+        judged = [r["holds"] for r in case["artifacts"] if r["maker"] != "edgekd" and r["int8"]]
+        verdicts.append(bool(judged) and all(judged))
+    if document["lengths"]:
+        verdicts.append(all(row["fast"] for row in document["lengths"]["rows"]))
+    return len(verdicts) > 1 and all(verdicts)
+
+
+def with_machines(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Each case with the machine and the protocol it was measured with.
+
+    A document whose cases all came from one run may name them once, at its top.
+    """
+    rest = dict(document)
+    shared = {k: rest.pop(k) for k in ("environment", "protocol") if k in rest}
+    rest["cases"] = {name: {**shared, **case} for name, case in document["cases"].items()}
+    rest["lengths"] = {**shared, **document["lengths"]} if document["lengths"] else {}
+    return rest
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    machine, protocol = document["environment"], document["protocol"]
-    onnxruntime = machine["libraries"]["onnxruntime"]
-    kernels = [f for f in machine["flags"] if "vnni" in f or f in ("avx2", "avx512f", "asimddp")]
+    document = with_machines(document)
     parts = [
         "# edgekd's ONNX bundles against the peers'\n",
-        f"Peers: {', '.join(document['peers'].values())}. {machine['cpu']}"
-        f" ({', '.join(kernels)}), onnxruntime {onnxruntime}, 1 thread, batch 1, real test rows;"
-        f" {protocol['rounds']} rounds of fresh processes that take turns in random order. Ratio:"
-        " ours / theirs, median with its 95 % bootstrap interval. p: McNemar's exact test against"
+        f"Peers: {', '.join(document['peers'].values())}. 1 thread, batch 1, real test rows;"
+        " rounds of fresh processes that take turns in random order. Ratio: ours / theirs, median with its 95 % bootstrap interval. p: McNemar's exact test against"
         f" ours. An int8 row holds where the ratio's upper end is at most {LIMIT}, ours is not"
         " significantly less accurate and not larger, and is ahead beyond the interval in at"
         " least one of the three.\n",
@@ -65,6 +81,7 @@ def markdown(document: Mapping[str, Any]) -> str:
 def _case(name: str, case: Mapping[str, Any]) -> str:
     lines = [
         f"## {name}: {case['task']}, {case['test_rows']:,} test rows\n",
+        _machine(case),
         "| artifact | p50 ms | ours / theirs | bytes | accuracy | p | ahead in | holds |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -92,6 +109,7 @@ def _case(name: str, case: Mapping[str, Any]) -> str:
 def _lengths(document: Mapping[str, Any]) -> str:
     lines = [
         "## fp32 at fixed lengths, against optimum-onnx's export\n",
+        _machine(document),
         "| model | tokens | ours ms | theirs ms | ours / theirs | within |",
         "|---|---|---|---|---|---|",
     ]
@@ -101,6 +119,15 @@ def _lengths(document: Mapping[str, Any]) -> str:
         cells.append("yes" if one["fast"] else "no")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def _machine(case: Mapping[str, Any]) -> str:
+    machine = case["environment"]
+    kernels = [f for f in machine["flags"] if "vnni" in f or f in ("avx2", "avx512f", "asimddp")]
+    return (
+        f"{machine['cpu']} ({', '.join(kernels)}), onnxruntime"
+        f" {machine['libraries']['onnxruntime']}, {case['protocol']['rounds']} rounds.\n"
+    )
 
 
 def _interval(ratio: Mapping[str, float]) -> str:
