@@ -186,6 +186,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         low, high = p50["ratio_ci"]
         changed = [
             f"{e['metric']} {e['baseline']:,.0f} → {e['candidate']:,.0f}"
+            if e["verdict"] != "missing"
+            else f"{e['metric']} of one side only"
             for e in row["exact"]
             if e["baseline"] != e["candidate"]
         ]

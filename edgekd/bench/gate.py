@@ -27,12 +27,13 @@ from edgekd.bench.runner import Runner
 from edgekd.bench.sequential import Outcome, Pair, Plan, Verdict
 from edgekd.bench.transport import Transport
 from edgekd.bench.worker import write_feeds
-from edgekd.bundle import Bundle
+from edgekd.bundle import Bundle, TensorSpec
 from edgekd.errors import InconclusiveError, InputError
 from edgekd.preprocess import Row
 from edgekd.profiles import Profile
 
 SCHEMA = "edgekd.gate/1"
+ExactVerdict = Literal["regressed", "improved", "unchanged", "missing"]
 METRICS = ("p50", "first", "load", "memory")
 WARM_SECONDS, WARM_COUNT = 0.2, 10
 # What Exporter.inspect counts and of which less is better: accidents show here first.
@@ -41,12 +42,16 @@ _COUNTED = ("weight_bytes", "macs", "casts", "quantize", "dequantize")
 
 @dataclass(frozen=True)
 class Exact:
-    """A figure without noise: equal, or not. ``verdict`` is None where neither side is worse."""
+    """A figure without noise: equal, or not.
+
+    ``missing`` is a figure that one side's bundle does not tell (None): it is said and decides
+    nothing.
+    """
 
     metric: str
-    baseline: float
-    candidate: float
-    verdict: Literal["regressed", "improved", "unchanged"]
+    baseline: float | None
+    candidate: float | None
+    verdict: ExactVerdict
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,7 @@ def check_plan(plan: Plan) -> None:
     if not math.isfinite(power.detectable(0.01, plan)):
         raise InputError(
             f"looks at {', '.join(map(str, plan.looks))} pairs with these errors can never call"
-            f" {len(plan.metrics)} metrics regressed; plan more pairs or gate fewer metrics"
+            f" {len(plan.metrics)} metrics regressed; gate with more --pairs or fewer metrics"
         )
 
 
@@ -208,10 +213,7 @@ def check_comparable(baseline: Bundle, candidate: Bundle) -> None:
         "task": (left.task, right.task),
         "target": (left.target, right.target),
         "labels": (left.labels, right.labels),
-        "inputs": (
-            sorted((spec.name, spec.dtype, len(spec.shape)) for spec in left.inputs),
-            sorted((spec.name, spec.dtype, len(spec.shape)) for spec in right.inputs),
-        ),
+        "inputs": _unlike(left.inputs, right.inputs),
     }
     for name, (a, b) in faults.items():
         if a != b:
@@ -221,21 +223,42 @@ def check_comparable(baseline: Bundle, candidate: Bundle) -> None:
             )
 
 
+def _unlike(left: Sequence[TensorSpec], right: Sequence[TensorSpec]) -> tuple[str, str]:
+    """The inputs of either side that the other does not take; less of them is less work.
+
+    Two fixed dimensions have to be equal; a dynamic one fits any.
+    """
+
+    def fit(a: TensorSpec, b: TensorSpec) -> bool:
+        return (a.name, a.dtype, len(a.shape)) == (b.name, b.dtype, len(b.shape)) and all(
+            m == n or isinstance(m, str) or isinstance(n, str)
+            for m, n in zip(a.shape, b.shape, strict=True)
+        )
+
+    def rest(those: Sequence[TensorSpec], others: Sequence[TensorSpec]) -> str:
+        told = [
+            f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"
+            for spec in sorted(those, key=lambda spec: spec.name)
+            if not any(fit(spec, other) for other in others)
+        ]
+        return "; ".join(told) or "nothing"
+
+    return rest(left, right), rest(right, left)
+
+
 def compare_exact(baseline: Bundle, candidate: Bundle, tolerance: float) -> tuple[Exact, ...]:
     """Figures that have no noise; more of any of them is worse."""
     left, right = (_figures(bundle) for bundle in (baseline, candidate))
-    found = []
-    for metric in left:
-        if metric not in right:
-            continue
-        a, b = left[metric], right[metric]
-        verdict: Literal["regressed", "improved", "unchanged"] = "unchanged"
-        if b > a * (1 + tolerance):
-            verdict = "regressed"
-        elif b < a * (1 - tolerance):
-            verdict = "improved"
-        found.append(Exact(metric, a, b, verdict))
-    return tuple(found)
+    sides = {metric: (left.get(metric), right.get(metric)) for metric in left | right}
+    return tuple(Exact(m, a, b, _exact_verdict(a, b, tolerance)) for m, (a, b) in sides.items())
+
+
+def _exact_verdict(a: float | None, b: float | None, tolerance: float) -> ExactVerdict:
+    if a is None or b is None:
+        return "missing"
+    if b > a * (1 + tolerance):
+        return "regressed"
+    return "improved" if b < a * (1 - tolerance) else "unchanged"
 
 
 def identify(bundle: Bundle) -> dict[str, Any]:

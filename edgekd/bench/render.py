@@ -21,7 +21,13 @@ QUEUED = (
     " scheduler), not the model"
 )
 RATIO_ALONE = " (error of the ratio alone)"
-MARKS = {"regressed": "❌", "improved": "🚀", "unchanged": "✅", "inconclusive": "❔"}
+MARKS = {
+    "regressed": "❌",
+    "improved": "🚀",
+    "unchanged": "✅",
+    "inconclusive": "❔",
+    "missing": "❔",
+}
 
 
 def bench(
@@ -107,7 +113,8 @@ def gate(console: Console, result: GateResult) -> None:
     changed = [exact for exact in result.exact if exact.baseline != exact.candidate]
     for exact in changed:
         console.print(
-            f"  {exact.metric}: {exact.verdict}, {exact.baseline:,.0f} -> {exact.candidate:,.0f}",
+            f"  {exact.metric}: {exact.verdict}, {_count(exact.baseline)} ->"
+            f" {_count(exact.candidate)}",
             markup=False,
         )
     if not changed:
@@ -118,12 +125,12 @@ def gate(console: Console, result: GateResult) -> None:
 
 
 def sentence(finding: Finding) -> str:
-    """``p50: regressed, 1.103 [1.09, 1.12] of the baseline over 8 pairs; 8 of 10 such …``"""
+    """``p50: regressed, 1.103 [1.09, 1.12] of the baseline over 8 pairs; estimated …``"""
     low, high = finding.ratio_ci
     text = (
         f"{finding.metric}: {finding.verdict}, {finding.ratio:.3f} [{low:.3f}, {high:.3f}] of the"
-        f" baseline over {finding.pairs} pairs; 8 of 10 such gates would call {finding.mde:.1%}"
-        f" slower regressed; independence of the pairs: runs test, p = {finding.runs_p:.2g}"
+        f" baseline over {finding.pairs} pairs; estimated from their spread, 8 of 10 such gates"
+        f" would call {finding.mde:.1%} slower regressed; {finding.independence}"
     )
     return f"{text}; {finding.why}" if finding.why else text
 
@@ -134,11 +141,12 @@ def gate_markdown(result: GateResult) -> str:
     rows = [
         f"| {f.metric} | {MARKS[f.verdict]} {f.verdict} | {f.ratio:.3f} |"
         f" {f.ratio_ci[0]:.3f} to {f.ratio_ci[1]:.3f} | {f.mde:.1%} | {f.pairs} |"
-        f" p = {f.runs_p:.2g} |"
+        f" {f.independence} |"
         for f in result.outcome.findings
     ]
     exact = [
-        f"| {e.metric} | {MARKS[e.verdict]} {e.verdict} | {e.baseline:,.0f} | {e.candidate:,.0f} |"
+        f"| {e.metric} | {MARKS[e.verdict]} {e.verdict} | {_count(e.baseline)} |"
+        f" {_count(e.candidate)} |"
         for e in result.exact
     ]
     whys = [f"- {f.metric}: {f.why}" for f in result.outcome.findings if f.why]
@@ -148,8 +156,8 @@ def gate_markdown(result: GateResult) -> str:
         [
             f"## edgekd gate: {MARKS[result.verdict]} {result.verdict}",
             "",
-            "| metric | verdict | candidate / baseline | 95 % interval | detectable at 80 % power |"
-            " pairs | runs test |",
+            "| metric | verdict | candidate / baseline | 95 % interval | detectable at 80 % power"
+            " (estimated) | pairs | independence |",
             "|---|---|---|---|---|---|---|",
             *rows,
             "",
@@ -165,6 +173,10 @@ def gate_markdown(result: GateResult) -> str:
             "",
         ]
     )
+
+
+def _count(value: float | None) -> str:
+    return "not told by this bundle" if value is None else f"{value:,.0f}"
 
 
 def _pace(ratio: float | None) -> str:
@@ -184,7 +196,9 @@ def gate_chart(result: GateResult) -> list[dict[str, Any]]:
         for finding in result.outcome.findings
     ]
     return entries + [
-        {"name": exact.metric, "unit": "count", "value": exact.candidate} for exact in result.exact
+        {"name": exact.metric, "unit": "count", "value": exact.candidate}
+        for exact in result.exact
+        if exact.candidate is not None
     ]
 
 

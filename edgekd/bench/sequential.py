@@ -6,7 +6,8 @@ sides (unchanged: equivalence, not the absence of significance). The errors of t
 to the error of the gate at the very edge of the tolerance (union bound): 0.39 % + 1.06 % + 0.81 %
 = 2.3 % per side, for noise of any shape as long as the pairs are independent of each other. With
 no true change it is far less, and a ``regressed`` has to be confirmed by pairs that had no part in
-it. Whether pairs resemble their neighbours is tested and said (:func:`statistics.runs_test`).
+it. Whether pairs resemble their neighbours is tested and said (:func:`statistics.runs_test`), or
+that there are too few of them to tell: the first look has.
 
 Bootstrap intervals are printed for the reader. They do not decide, because with 8 pairs a
 percentile bootstrap is 95 % in name only.
@@ -22,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgekd.bench import power, statistics
+from edgekd.errors import InputError
 
 Verdict = Literal["regressed", "improved", "unchanged", "inconclusive"]
 EXIT_CODES: Mapping[Verdict, int] = {
@@ -31,6 +33,7 @@ EXIT_CODES: Mapping[Verdict, int] = {
     "inconclusive": 3,
 }
 _DEPENDENT = 0.01  # p of the runs test from which it is said
+MOST_PAIRS = 300  # that a plan may be scaled to
 _BY_CHANCE = 0.1  # p of a change of pace; two pairs before it and six after it reach 2 / 28
 
 
@@ -54,6 +57,20 @@ class Plan:
     resamples: int = 10_000  # of the printed bootstrap interval
     seed: int = 0
 
+    def scaled(self, pairs: int) -> Plan:
+        """The same looks at as many times the pairs, ``pairs`` at the last.
+
+        Each look spends the error that it had: a sign test is exact at any number of pairs.
+        Raises :class:`InputError` for what is no multiple of the last look, or over 300.
+        """
+        times, rest = divmod(pairs, self.looks[-1])
+        if rest or times < 1 or pairs > MOST_PAIRS:
+            raise InputError(
+                f"{pairs} pairs are no multiple of {self.looks[-1]} up to {MOST_PAIRS}: the looks"
+                f" at {', '.join(map(str, self.looks))} pairs grow together"
+            )
+        return replace(self, looks=tuple(look * times for look in self.looks))
+
     @property
     def upper(self) -> float:
         return math.log1p(self.tolerance)
@@ -61,6 +78,9 @@ class Plan:
     @property
     def lower(self) -> float:
         return math.log1p(-self.tolerance)
+
+
+_STEP = Plan().looks[-1]  # what --pairs counts in
 
 
 @dataclass(frozen=True)
@@ -84,8 +104,9 @@ class Finding:
 
     ``mde`` and ``floor`` are fractions (0.02 = 2 %) that hold for this noise and the whole plan:
     the smallest slowdown that would be called regressed with 80 % power, and the smallest
-    tolerance at which equal bundles would be called unchanged with 80 % power. ``runs_p`` is small
-    where pairs resemble their neighbours, so that they are not independent.
+    tolerance at which equal bundles would be called unchanged with 80 % power. Both are estimates,
+    because the noise is that of these pairs. ``runs_p`` is small where pairs resemble their
+    neighbours, so that they are not independent; ``runs_least`` is the least that so many can give.
     """
 
     metric: str
@@ -97,8 +118,16 @@ class Finding:
     mde: float
     floor: float
     runs_p: float
+    runs_least: float
     pairs: int
     why: str | None = None
+
+    @property
+    def independence(self) -> str:
+        """What the runs test says of the pairs, or that it cannot."""
+        if self.runs_least > _DEPENDENT:
+            return "too few pairs to tell whether they are independent"
+        return f"independence of the pairs: runs test, p = {self.runs_p:.2g}"
 
 
 @dataclass(frozen=True)
@@ -258,6 +287,7 @@ def _finding(
         mde=power.detectable(sd, plan),
         floor=floor,
         runs_p=statistics.runs_test(logs),
+        runs_least=statistics.runs_least(logs),
         pairs=len(logs),
         why=_why_inconclusive(interval.value, sd, floor, len(logs), plan)
         if verdict == "inconclusive"
@@ -275,7 +305,13 @@ def _why_inconclusive(value: float, sd: float, floor: float, pairs: int, plan: P
     needed = power.pairs_needed(room, sd, plan.errors[-1])
     if needed is None or needed > 20 * pairs:
         return "the true ratio lies so near to the tolerance that no number of pairs decides it"
-    return f"needs about {max(needed - pairs, 1)} more pairs"
+    more = f"needs about {max(needed - pairs, 1)} more pairs"
+    if pairs < plan.looks[-1]:
+        return f"{more}; another metric ended the gate before them"
+    most = _STEP * math.ceil(max(needed, pairs + 1) / _STEP)
+    if most > MOST_PAIRS:
+        return f"{more}, too many for a gate; change the tolerance or use a quieter machine"
+    return f"{more}; gate again with --pairs {most}, another tolerance or on a quieter machine"
 
 
 def _confirm(finding: Finding, confirmation: Sequence[Pair], plan: Plan) -> Finding:

@@ -201,9 +201,7 @@ def runs_test(values: Sequence[float] | np.ndarray) -> float:
     Small where neighbours resemble each other, so that they are not independent (Wald and
     Wolfowitz 1940, one-sided). Values at the median are left out; 1 where one side is empty.
     """
-    array = np.asarray(values, np.float64)
-    sides = (array > np.median(array))[array != np.median(array)]
-    above, below = int(sides.sum()), int((~sides).sum())
+    sides, above, below = _sides(values)
     if not above or not below:
         return 1.0
     runs = 1 + int((sides[1:] != sides[:-1]).sum())
@@ -213,6 +211,23 @@ def runs_test(values: Sequence[float] | np.ndarray) -> float:
         ways += math.comb(above - 1, more - 1) * math.comb(below - 1, fewer - 1)
         ways += math.comb(above - 1, fewer - 1) * math.comb(below - 1, more - 1)
     return ways / math.comb(above + below, above)
+
+
+def runs_least(values: Sequence[float] | np.ndarray) -> float:
+    """The least p-value that :func:`runs_test` could give for so many values in any order.
+
+    8 values reach 2 / 70, 10 values 2 / 252: of fewer it cannot say that they depend.
+    """
+    _, above, below = _sides(values)
+    return 2 / math.comb(above + below, above) if above and below else 1.0
+
+
+def _sides(values: Sequence[float] | np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Which values lie above their median, without those at it; how many do and do not."""
+    array = np.asarray(values, np.float64)
+    sides = (array > np.median(array))[array != np.median(array)]
+    above = int(sides.sum())
+    return sides, above, len(sides) - above
 
 
 def change_point(

@@ -4,7 +4,8 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from edgekd.bench.gate import compare_exact, from_dict, gate
+from edgekd.bench import render
+from edgekd.bench.gate import check_comparable, compare_exact, from_dict, gate
 from edgekd.bench.sequential import Plan
 from edgekd.errors import InconclusiveError, InputError
 from edgekd.profiles import Profile
@@ -50,6 +51,40 @@ def test_bundles_that_cannot_be_compared(make_bundle, profile, rows):
     other = make_bundle("other", task="text-classification")
     with pytest.raises(InputError, match="their task differ"):
         gate(make_bundle().path, other.path, profile, rows)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "fits"),
+    [
+        (("batch", 1, 8, 8), ("batch", 1, 8, 8), True),
+        (("batch", 1, 224, 224), ("batch", 1, 160, 160), False),
+        (("batch", 1, 8, "width"), (1, 1, 8, 32), True),
+        (("batch", 64), ("batch", 64, 1), False),
+    ],
+)
+def test_inputs_of_other_sizes_are_less_work_and_no_improvement(make_bundle, left, right, fits):
+    sides = []
+    for name, shape in (("left", left), ("right", right)):
+        bundle = make_bundle(name)
+        spec = replace(bundle.manifest.inputs[0], shape=shape)
+        sides.append(replace(bundle, manifest=replace(bundle.manifest, inputs=(spec,))))
+    if fits:
+        check_comparable(*sides)
+        return
+    with pytest.raises(InputError, match="their inputs differ") as raised:
+        check_comparable(*sides)
+    assert all(", ".join(map(str, shape)) in str(raised.value) for shape in (left, right))
+
+
+@pytest.mark.parametrize("side", ["baseline", "candidate"])
+def test_exact_figure_that_one_side_lacks_is_said(make_bundle, profile, rows, side):
+    paths = {name: make_bundle(name, **({"ops": {}} if name == side else {})).path
+             for name in ("baseline", "candidate")}  # fmt: skip
+    result = gate(paths["baseline"], paths["candidate"], profile, rows, SHORT)
+    lacking = next(exact for exact in result.exact if exact.metric == "ops")
+    assert lacking.verdict == "missing" and getattr(lacking, side) is None
+    assert "| ops | ❔ missing |" in render.gate_markdown(result)
+    render.gate_chart(result)
 
 
 @pytest.mark.parametrize("plan", [Plan(tolerance=0.0), Plan(tolerance=5), Plan(metrics=("p99",))])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from edgekd.bench.sequential import Pair, Plan, replay, run
+from edgekd.errors import InputError
 
 
 def source(logs, control=0.0, kernel=None):
@@ -97,6 +98,31 @@ def test_pairs_that_remember_the_pair_before_are_said():
     assert any("independent" in caution for caution in outcome.cautions)
 
 
+def test_too_few_pairs_are_not_called_independent():
+    """8 pairs in the most dependent order reach p = 2 / 70, which no bound of 1 % is under."""
+    eight = run(source(np.linspace(-0.01, 0.01, 60)), Plan()).findings[0]
+    assert (eight.pairs, eight.runs_p, eight.runs_least) == (8, 2 / 70, 2 / 70)
+    assert "too few pairs to tell" in eight.independence
+    more = run(source(noise(0, math.log(1.05))), Plan()).findings[0]
+    assert more.runs_least < 1e-6 and f"p = {more.runs_p:.2g}" in more.independence
+
+
+def test_more_pairs_are_advised_as_the_option_that_gives_them():
+    finding = run(source(noise(2, math.log(1.042))), Plan()).findings[0]
+    assert finding.verdict == "inconclusive"
+    advised = int(finding.why.partition("--pairs ")[2].partition(",")[0])
+    again = run(source(noise(2, math.log(1.042), n=advised)), Plan().scaled(advised))
+    assert again.verdict == "unchanged"
+
+
+def test_scaled_plan_keeps_its_errors():
+    plan = Plan().scaled(90)
+    assert (plan.looks, plan.errors) == ((24, 48, 90), Plan().errors)
+    for pairs in (0, -30, 45, 330):
+        with pytest.raises(InputError, match="multiple of 30"):
+            Plan().scaled(pairs)
+
+
 def test_interval_and_detectable_effect_are_always_there():
     for true in (0.0, 0.05, 0.3):
         finding = run(source(noise(1, true)), Plan()).findings[0]
@@ -127,13 +153,14 @@ def test_replay_is_the_same_outcome():
         assert replay(outcome.pairs, outcome.confirmation, Plan(seed=seed)) == outcome
 
 
-@pytest.mark.parametrize("shape", ["normal", "heavy"])
-def test_error_budget(shape):
+@pytest.mark.parametrize(("shape", "most"), [("normal", 30), ("heavy", 30), ("normal", 60)])
+def test_error_budget(shape, most):
     """At the edge of the tolerance, where errors are likeliest, a look errs as planned."""
     generator = np.random.default_rng(0)
-    plan = Plan(resamples=10)
+    plan = Plan(resamples=10).scaled(most)
     repetitions, wrong = 500, 0
     for _ in range(repetitions):
-        steps = generator.normal(size=40) if shape == "normal" else generator.standard_t(2, 40)
+        n = most + plan.confirm
+        steps = generator.normal(size=n) if shape == "normal" else generator.standard_t(2, n)
         wrong += run(source(0.045 * steps + plan.upper), plan).verdict == "regressed"
     assert wrong / repetitions < 0.0226 + 3 * math.sqrt(0.0226 / repetitions)
