@@ -28,11 +28,15 @@ def apply(
     """Return ``model`` compressed by ``plan``, and what the manifest should say about it.
 
     Raises :class:`InputError` where the plan names an unknown group, mixes precisions, needs
-    calibration rows that are not there, or applies to nothing in this graph.
+    calibration rows that are not there, or applies to nothing in this graph (a fused rung: has
+    no attention to fuse).
     """
     rung = PRECISIONS[plan.default]
     chosen = PlanReader(plan, [item.module for item in weighted(model)]).compressed
     count = fuse_attention.apply(model) if rung.fused else 0
+    if rung.fused and not count:
+        plain = plan.default.removesuffix("-fused")
+        raise InputError(f"{bundle.path} has no attention for {plan.default} to fuse; use {plain}")
     if rung.kind == "dynamic":
         count = dynamic.apply(model, chosen, rung.bits)
     elif rung.kind == "static":

@@ -50,7 +50,7 @@ class OnnxSession:
         to the CPU); the others are onnxruntime session configuration entries
         (``session.dynamic_block_base``, …). Raises :class:`MissingDependency` without onnxruntime,
         or where this build or this machine lacks the provider, and :class:`InputError` for an
-        unknown one and where the file cannot be loaded.
+        unknown option or provider and where the file cannot be loaded.
         """
         try:
             import onnxruntime
@@ -71,12 +71,12 @@ class OnnxSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", spin)
         if bundle.manifest.runtime.get("extensions"):
             options.register_custom_ops_library(str(library()))
+        entries = _entries(runtime.options)
         asked = provider(runtime.options)
         if asked not in onnxruntime.get_available_providers():
             raise _lacks(asked, self._version, onnxruntime.get_available_providers())
-        for name, value in runtime.options.items():
-            if name != "provider":
-                options.add_session_config_entry(name, str(value))
+        for name, value in entries.items():
+            options.add_session_config_entry(name, value)
         file = bundle.path / bundle.manifest.model_files[0]
         try:
             self._session = onnxruntime.InferenceSession(
@@ -118,6 +118,21 @@ class OnnxSession:
 
     def close(self) -> None:
         del self._session
+
+
+def _entries(options: Mapping[str, Any]) -> dict[str, str]:
+    """The session configuration entries among ``options``.
+
+    onnxruntime takes any name and ignores what it does not know; all of its own have a dot.
+    """
+    for name in options:
+        if name != "provider" and "." not in name:
+            raise InputError(
+                f"unknown runtime option '{name}'{nearest(name, ['provider'])}; onnx has provider"
+                " and onnxruntime's session configuration entries, such as"
+                " session.dynamic_block_base"
+            )
+    return {name: str(value) for name, value in options.items() if name != "provider"}
 
 
 def provider(options: Mapping[str, Any]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from edgekd_exporters.browser import compress as browser_compress
 from edgekd_exporters.onnx import OnnxExporter
+from edgekd_exporters.onnx import compress as onnx_compress
 from edgekd_exporters.onnx.blocks import BLOCK, pack
 from edgekd_exporters.onnx.precisions import PRECISIONS
 from hypothesis import given, settings
@@ -90,6 +93,17 @@ def test_convolutions_are_quantized_with_static_ranges(
     plan = Plan("int8-static", {"depthwise": "fp32"})
     mixed = exporter.compress(conv_fp32, plan, conv.rows, tmp_path / "mixed")
     assert "depthwise" in {group.name for group in exporter.groups(mixed)}
+
+
+@pytest.mark.parametrize("target", [onnx_compress, browser_compress])
+@pytest.mark.parametrize("precision", ["fp32-fused", "int8-fused"])
+def test_fused_is_refused_where_there_is_no_attention(
+    conv_fp32: Bundle, target: ModuleType, precision: str
+) -> None:
+    """Else int8-fused would be int8 by another name, and might win by noise."""
+    model = ir.load(conv_fp32.path / "model.onnx")
+    with pytest.raises(InputError, match=f"no attention for {precision} to fuse"):
+        target.apply(model, conv_fp32, Plan(precision), ())
 
 
 def test_bad_requests(exporter: OnnxExporter, wide_fp32: Bundle, tmp_path: Path) -> None:

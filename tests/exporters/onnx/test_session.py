@@ -43,6 +43,14 @@ def test_an_unknown_provider_is_told(exporter: OnnxExporter, bert_fp32: Bundle) 
         exporter.open(bert_fp32, Runtime(options={"provider": "cudda"}))
 
 
+def test_an_option_that_onnxruntime_would_ignore_is_told(
+    exporter: OnnxExporter, bert_fp32: Bundle
+) -> None:
+    with pytest.raises(InputError, match=r"'providr' \(did you mean 'provider'"):
+        exporter.open(bert_fp32, Runtime(options={"providr": "cuda"}))
+    exporter.open(bert_fp32, Runtime(options={"session.dynamic_block_base": 4})).close()
+
+
 def test_auto_tries_half_precision_where_a_gpu_runs_it(exporter: OnnxExporter) -> None:
     spec = Spec(Shapes())
     assert "fp16" not in exporter.automatic(spec, Runtime())
