@@ -169,6 +169,13 @@ class Exporter(ABC):
     def open(self, bundle: Bundle, runtime: Runtime | None = None) -> Session:
         """Load the bundle. Must import neither torch nor transformers where the target allows."""
 
+    def opened(self, bundle: Bundle, runtime: Runtime) -> Bundle:
+        """``bundle`` as ``open`` reads it with ``runtime``: of several models, the one asked for.
+
+        Raises :class:`InputError` for one that is not there.
+        """
+        return bundle
+
     def slot(self, precision: str) -> str | None:
         """What a bundle of several precisions calls this one; None where a bundle holds one."""
         return None
@@ -238,7 +245,7 @@ class Exporter(ABC):
         raise VerificationError(
             f"{self.name} {manifest.precision}: output '{name}' differs from the model it was"
             f" made from by {error:.2g} relative (allowed {allowed:.2g}) on {rows} rows{where};"
-            " nothing was written. Try another precision, or --debug for the first bad op"
+            " nothing was written. Try another precision"
         )
 
     def _finish(

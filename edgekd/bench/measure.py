@@ -261,13 +261,16 @@ def _measurement(
     remote: bool,
     calibrations: Path | None,
 ) -> Measurement:
+    exporter, asked = exporters.get(profile.target), profile.runtime
+    runtime = exporters.Runtime(asked.threads, asked.spinning, asked.options)
+    bundle = exporter.opened(bundle, runtime)  # the figures are of the model that was timed
     native = found[0]["kind"] == "native"
     kept = ("load_ms", "first_ms", "samples_ms", "joules", "steal_percent")
     rounds = [Round(**{name: reply[name] for name in kept}) for reply in found if native]
     exact = {
         "size_bytes": bundle.size_bytes,
         "parameters": bundle.manifest.provenance.get("parameters"),
-        **exporters.get(profile.target).inspect(bundle, length),
+        **exporter.inspect(bundle, length),
     }
     evidence: Evidence = "measured"
     why, projected = None, None

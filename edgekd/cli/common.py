@@ -83,3 +83,9 @@ def emit(
         Path(json_path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the JSON to {json_path}: {error.strerror}") from error
+
+
+def ran(document: Mapping[str, Any]) -> str:
+    """Which model of a bundle answered: of a folder with several, the one that it opens with."""
+    dtype = f" (dtype {document['dtype']})" if document["dtype"] else ""
+    return f"{document['precision']}{dtype}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekd.cli.common import JsonOption, emit
+from edgekd.cli.common import JsonOption, emit, ran
 from edgekd.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def _score(
         "task": task.name,
         "target": manifest.target,
         "precision": manifest.precision,
+        "dtype": exporter.get(manifest.target).slot(manifest.precision),
         "variant": manifest.variant,
         "size_bytes": opened.size_bytes,
         "bundle_bytes": opened.bundle_bytes,
@@ -199,4 +200,6 @@ def _show(console: Console, scores: Mapping[str, Any]) -> None:
         table.add_row("calibration error", units.percent(scores["ece"], 2), "")
     table.add_row("size", units.size(scores["size_bytes"]), "")
     console.print(table)
-    console.print(f"{scores['n']:,} rows, 95 % intervals, evidence: {scores['evidence']}")
+    console.print(
+        f"{scores['n']:,} rows of {ran(scores)}, 95 % intervals, evidence: {scores['evidence']}"
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekd.cli.common import JsonOption, emit
+from edgekd.cli.common import JsonOption, emit, ran
 
 if TYPE_CHECKING:
     from edgekd.bundle import Bundle
@@ -63,6 +63,7 @@ def _whole(name: str, opened: Bundle) -> dict[str, Any]:
         "bundle": name,
         "target": opened.manifest.target,
         "precision": opened.manifest.precision,
+        "dtype": exporter.slot(opened.manifest.precision),
         "files": len(opened.manifest.files),
         "relative_error": error,
         "tolerance": opened.manifest.tolerance,
@@ -77,6 +78,7 @@ def _bare(path: Path, exporter: Exporter) -> dict[str, Any]:
         "bundle": str(path),
         "target": exporter.name,
         "precision": None,
+        "dtype": None,
         "files": 0,
         "relative_error": None,
         "tolerance": None,
@@ -103,6 +105,6 @@ def _show(console: Any, document: dict[str, Any]) -> None:
         console.print(f"{document['bundle']}: the graph is sound; it came without golden samples")
     elif document["status"] == "passed":
         console.print(
-            f"{document['bundle']}: {document['files']} files whole, golden outputs within"
-            f" {document['relative_error']:.1e} (allowed {document['tolerance']:.0e})"
+            f"{document['bundle']}: {document['files']} files whole, golden outputs of"
+            f" {ran(document)} within {document['relative_error']:.1e} (allowed {document['tolerance']:.0e})"
         )

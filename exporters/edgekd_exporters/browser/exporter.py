@@ -100,6 +100,11 @@ class BrowserExporter(Exporter):
             files={},
         )
 
+    def opened(self, bundle: Bundle, runtime: Runtime) -> Bundle:
+        from edgekd_exporters.browser import folder as layout
+
+        return layout.of_dtype(bundle, runtime.options.get("dtype"))
+
     def slot(self, precision: str) -> str | None:
         return PRECISIONS[precision].dtype
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.audio import AudioPreprocessor
 from edgekd.bundle import Bundle
 from edgekd.bundle import write as write_bundle
-from edgekd.errors import InputError
+from edgekd.errors import InputError, nearest
 from edgekd.exporter import publish, staged
 from edgekd_exporters.browser import packages
 from edgekd_exporters.browser.precisions import PRECISIONS
@@ -181,11 +181,37 @@ def file_of(bundle: Bundle, dtype: str | None) -> tuple[str, str]:
     if dtype is None:
         return next(iter(known.values()))
     if dtype not in known:
-        raise InputError(
-            f"{bundle.path} has no dtype '{dtype}', only {', '.join(known)}; export it with several:"
-            " --precision int8,fp32"
-        )
+        raise InputError(f"{bundle.path} has no dtype '{dtype}', {_adds(bundle, dtype)}")
     return known[dtype]
+
+
+def _adds(bundle: Bundle, dtype: str) -> str:
+    """Which dtypes a folder has, and how it would have this one as well."""
+    known = dtypes(bundle)
+    adds = next((name for name, rung in PRECISIONS.items() if rung.dtype == dtype), None)
+    if adds is None:
+        return f"only {', '.join(known)}{nearest(dtype, list(known))}; ask for one of those"
+    several = bundle.manifest.runtime.get("dtypes", {}).values()
+    have = [entry["precision"] for entry in several] or [bundle.manifest.precision]
+    wanted = ",".join([*have, adds])
+    return f"only {', '.join(known)}; export it again with --precision {wanted}"
+
+
+def of_dtype(bundle: Bundle, dtype: str | None) -> Bundle:
+    """``bundle`` as if the model of ``dtype`` were its only one; by default as it is.
+
+    Raises :class:`InputError` for one that is not in the folder.
+    """
+    manifest = bundle.manifest
+    file, device = file_of(bundle, dtype)
+    if dtype is None or dtype == manifest.runtime["dtype"]:
+        return bundle
+    precision = manifest.runtime["dtypes"][dtype]["precision"]
+    runtime = {**manifest.runtime, "dtype": dtype, "device": device}
+    for of_the_first in ("dtypes", "compression"):
+        runtime.pop(of_the_first, None)
+    found = replace(manifest, precision=precision, model_files=(file,), runtime=runtime)
+    return Bundle(bundle.path, found)
 
 
 def site(bundle: Bundle) -> dict[str, Path]:

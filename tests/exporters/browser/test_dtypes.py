@@ -10,6 +10,8 @@ import pytest
 from edgekd_exporters.browser import BrowserExporter
 from edgekd_exporters.browser.second_check import transformers_js
 
+from edgekd import profiles
+from edgekd.bench.measure import measure
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError
 from edgekd.exporter import Plan, Runtime, verify
@@ -38,6 +40,23 @@ def test_the_first_is_the_folders_own(
     assert verify(exporter, several) <= several.manifest.tolerance
 
 
+def test_a_budget_is_checked_on_the_dtype_that_runs(
+    exporter: BrowserExporter, several: Bundle, text_fp32: Bundle, intents: Any
+) -> None:
+    profile = profiles.load("browser")
+    runtime = profile.runtime.model_copy(update={"options": {"dtype": "fp32"}})
+    asked = profile.model_copy(update={"runtime": runtime})
+    found = measure(
+        several.path, asked, intents.test_rows[:2], rounds=1, seconds=0.01, memory=False,
+        settings=False,
+    )  # fmt: skip
+    assert found.session["model"] == "onnx/model.onnx"
+    assert found.exact["size_bytes"] == text_fp32.size_bytes > several.size_bytes
+    assert found.exact["ops"] == exporter.inspect(text_fp32)["ops"]
+    assert exporter.opened(several, Runtime(options={"dtype": "fp32"})).manifest.precision == "fp32"
+    assert exporter.opened(several, Runtime()) == several
+
+
 def test_a_session_and_transformers_js_open_the_dtype_that_is_asked_for(
     exporter: BrowserExporter, several: Bundle, text_fp32: Bundle, intents: Any
 ) -> None:
@@ -61,7 +80,9 @@ def test_a_session_and_transformers_js_open_the_dtype_that_is_asked_for(
 def test_what_is_not_there_is_told(
     exporter: BrowserExporter, several: Bundle, text_int8: Bundle, text_fp32: Bundle, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="has no dtype 'q4', only q8, fp32"):
+    with pytest.raises(
+        InputError, match=r"no dtype 'q4', only q8, fp32; .* int8,fp32,int4-weights$"
+    ):
         exporter.open(several, Runtime(options={"dtype": "q4"}))
     other = exporter.compress(text_fp32, Plan("int8-full"), (), tmp_path / "full")
     with pytest.raises(InputError, match="int8 and int8-full are both dtype q8"):
