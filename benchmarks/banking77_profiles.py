@@ -5,6 +5,10 @@
 Bundles are made once in --work; a profile that was measured is kept in benchmarks/results and not
 measured again, so a killed run goes on where it was (--again starts over). The second table is the
 server's: throughput, tail and the cost of a million inferences at 1, 2, 4 and 8 clients.
+
+    python benchmarks/banking77_profiles.py --render
+
+writes the page from the kept JSON alone.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from machine import machine_line
 
 from edgekd import models, profiles, tasks
 from edgekd.bench.measure import compare
@@ -118,8 +124,21 @@ def server_table(row: Mapping[str, Any]) -> list[str]:
         "",
         rf"\{QUEUED}.",
         "",
-        f"The cost assumes that {cost['assumes']} ({cost['source']}).",
+        f"The cost assumes that {cost['assumes']} ({cost['source']}). It charges all of this"
+        f" machine's usable cores ({cost['cores']}) at any number of clients, at one client too,"
+        " whose single thread leaves the others idle.",
     ]
+
+
+def page(kept: Mapping[str, Mapping[str, Any]]) -> str:
+    """The Markdown of ``banking77_profiles.json``."""
+    rows = [row for by_model in kept.values() for row in by_model.values()]
+    lines = ["# banking77: teacher and student under every profile", ""]
+    lines += [machine_line([row["details"].get("environment") for row in rows]), ""]
+    lines += profile_table(kept)
+    if "edge-server" in kept:
+        lines += ["", "## edge-server", "", *server_table(kept["edge-server"])]
+    return "\n".join(lines) + "\n"
 
 
 def _macs(exact: Mapping[str, Any]) -> str:
@@ -150,16 +169,23 @@ def _mb(value: float | None, evidence: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("teacher")
-    parser.add_argument("student")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("teacher", nargs="?")
+    parser.add_argument("student", nargs="?")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--render", action="store_true", help="the page again; measures nothing")
     parser.add_argument("--work", type=Path, default=Path("runs/banking77-profiles"))
     parser.add_argument("--profile", action="append", help="only this one; repeatable")
     parser.add_argument("--again", action="store_true", help="measure what is kept already, too")
     given = parser.parse_args()
+    file = OUT / "banking77_profiles.json"
+    if given.render:
+        kept = json.loads(file.read_text(encoding="utf-8"))["profiles"]
+        file.with_suffix(".md").write_text(page(kept), encoding="utf-8")
+        return
+    if not (given.teacher and given.student and given.data):
+        parser.error("measuring needs a teacher, a student and --data")
     rows = read_rows(given.data, tasks.get("text-classification"), labelled=False)
     sources = {"teacher": given.teacher, "student": given.student}
-    file = OUT / "banking77_profiles.json"
     kept: dict[str, Any] = {}
     if file.is_file() and not given.again:
         kept = json.loads(file.read_text(encoding="utf-8"))["profiles"]
@@ -175,11 +201,7 @@ def main() -> None:
         text = json.dumps({"schema": SCHEMA, "profiles": ordered}, indent=2)
         file.with_suffix(".partial").write_text(f"{text}\n", encoding="utf-8")
         file.with_suffix(".partial").replace(file)
-        lines = ["# banking77: teacher and student under every profile", ""]
-        lines += profile_table(ordered)
-        if "edge-server" in ordered:
-            lines += ["", "## edge-server", "", *server_table(ordered["edge-server"])]
-        file.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        file.with_suffix(".md").write_text(page(ordered), encoding="utf-8")
     print(file.with_suffix(".md").read_text(encoding="utf-8"))
 
 

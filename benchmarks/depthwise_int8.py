@@ -26,6 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine_line
+
+from edgekd.bench import environment
 
 SIZE = 32  # pixels a side
 SPREAD = 4.0  # rescaled by 2^-4 to 2^4
@@ -182,6 +185,8 @@ def markdown(report: dict[str, Any]) -> str:
             " inverse), which changes no output of the float model and leaves one scale per tensor"
             " too coarse. Networks trained on ImageNet have such ranges of themselves.",
             "",
+            machine_line([report.get("environment")]),
+            "",
             *table,
             "",
             f"Kept in float: {kept}. Tried on {report['rows']['select']} rows held out of training:",
@@ -223,6 +228,7 @@ def main() -> int:
         )
     report = {
         "schema": "edgekd.benchmark.depthwise-int8/1",
+        "environment": environment.describe(),
         "rows": {name: len(part) for name, part in parts.items()},
         "spread": f"channels before each depthwise convolution times 2^-{SPREAD:g} to 2^{SPREAD:g}",
         "float": {

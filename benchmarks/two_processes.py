@@ -12,12 +12,16 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from banking77 import Banking77
+from machine import machine_line
 
+from edgekd.bench import environment
 from edgekd.distill import trainer
 from edgekd.sections import Distill
 
@@ -57,6 +61,7 @@ def main() -> int:
     moved = torch.norm(weights[1] - weights[2]) / torch.norm(weights[1])
     document = {
         "schema": "edgekd.benchmark.two-processes/1",
+        "environment": environment.describe(),
         "steps": given.steps,
         "points": len(one),
         "batch": given.batch,
@@ -68,22 +73,31 @@ def main() -> int:
         "seconds": {str(count): value for count, value in seconds.items()},
         "losses": {str(count): values for count, values in losses.items()},
     }
+    OUT.mkdir(exist_ok=True)
+    (OUT / "two_processes.json").write_text(json.dumps(document, indent=1) + "\n")
+    (OUT / "two_processes.md").write_text(page(document))
+    print(page(document))
+    return int(difference.max() > BOUND)
+
+
+def page(kept: Mapping[str, Any]) -> str:
+    """The Markdown of ``two_processes.json``."""
+    seconds, losses = kept["seconds"], kept["losses"]
     lines = [
-        f"Banking77's student, {given.steps} steps of {given.batch} rows, fp32, no dropout;"
-        f" {len(one)} losses compared.",
+        f"Banking77's student, {kept['steps']} steps of {kept['batch']} rows, fp32, no dropout;"
+        f" {kept['points']} losses compared.",
+        "",
+        machine_line([kept.get("environment")]),
         "",
         "| processes | first loss | last loss | seconds, start included |",
         "|---|---|---|---|",
-        *(f"| {n} | {losses[n][0]:.6f} | {losses[n][-1]:.6f} | {seconds[n]} |" for n in (1, 2)),
+        *(f"| {n} | {losses[n][0]:.6f} | {losses[n][-1]:.6f} | {seconds[n]} |" for n in losses),
         "",
-        f"Largest relative difference {difference.max():.1e} (median {np.median(difference):.1e},"
-        f" bound {BOUND:g}); weights at the end differ by {moved:.1e} of their norm.",
+        f"Largest relative difference {kept['largest_relative_difference']:.1e} (median"
+        f" {kept['median_relative_difference']:.1e}, bound {kept['bound']:g}); weights at the end"
+        f" differ by {kept['weights_relative_difference']:.1e} of their norm.",
     ]
-    OUT.mkdir(exist_ok=True)
-    (OUT / "two_processes.json").write_text(json.dumps(document, indent=1) + "\n")
-    (OUT / "two_processes.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-    return int(difference.max() > BOUND)
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
