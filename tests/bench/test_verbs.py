@@ -1,6 +1,8 @@
 """The verbs as a user calls them: exit codes, one line per fault, documents."""
 
 import json
+import shutil
+from dataclasses import asdict, replace
 from functools import partial
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from edgekd.bench import sequential
 from edgekd.bench.sequential import Plan
+from edgekd.bundle import MANIFEST, Bundle
 from edgekd.cli import main
 
 
@@ -84,6 +87,27 @@ def test_concurrent_clients_have_the_samples_that_p99_needs(edgekd, make_bundle,
         cost = load["cost_per_million"]
         by_hand = 0.34 / 8 * cost["cores"] / 3600 / load["throughput_per_s"] * 1e6
         assert cost["cost"] == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("named", [None, "/nowhere/chromium"])
+def test_a_machine_without_chromium_is_told_how_to_get_it(
+    edgekd, intent_bundle, tmp_path, monkeypatch, named
+):
+    """The session looks for it before it opens a file, so another target's stands in."""
+    folder = tmp_path / "page"
+    shutil.copytree(intent_bundle, folder)
+    manifest = replace(Bundle.open(folder).manifest, target="browser")
+    manifest = replace(manifest, digest=manifest.seal())
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest)))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if named:
+        monkeypatch.setenv("EDGEKD_CHROMIUM", named)
+    else:
+        monkeypatch.delenv("EDGEKD_CHROMIUM", raising=False)
+    code, out, err = edgekd("bench", folder, "--profile", "browser")
+    assert code == 4 and out == ""
+    assert "run: apt-get install chromium" in err and err.count("\n") == 1
+    assert named is None or named in err
 
 
 @pytest.mark.parametrize(
