@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,13 @@ def detectable(sd: float, plan: Plan) -> float:
     It lies beyond the tolerance by as much as the sign test, its looks and the confirmation need
     at noise of standard deviation ``sd`` of one pair's log-ratio. Infinite where no look can.
     """
-    beyond = _deviates(plan)[0]
+    beyond = _deviates(_rule(plan))[0]
     return math.expm1(plan.upper + beyond * sd) if math.isfinite(beyond) else math.inf
 
 
 def floor(sd: float, plan: Plan) -> float:
     """The smallest tolerance at which the plan calls equal bundles ``unchanged`` 4 times in 5."""
-    inside = _deviates(plan)[1]
+    inside = _deviates(_rule(plan))[1]
     return math.expm1(inside * sd) if math.isfinite(inside) else math.inf
 
 
@@ -102,6 +103,11 @@ def _confirmed(above: float, pairs: int) -> float:
     half = pairs // 2
     tie = 0.0 if pairs % 2 else float(binom.pmf(half, pairs, above)) / 2
     return float(binom.sf(half, pairs, above)) + tie
+
+
+def _rule(plan: Plan) -> Plan:
+    """``plan`` without what the shares do not depend on: gates of other seeds share one count."""
+    return replace(plan, tolerance=0.05, seed=0, resamples=1)
 
 
 @cache
