@@ -6,7 +6,6 @@ was written, runs it on real rows, compares with torch, and only then moves it i
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from edgekd.bundle import MANIFEST, STRING, Bundle, Manifest, encode, write
+from edgekd.bundle import STRING, Bundle, Manifest, encode, write
 from edgekd.errors import EdgekdError, InputError, VerificationError, nearest
+from edgekd.publish import publish, staged
 
 if TYPE_CHECKING:
     from edgekd.preprocess import Preprocessor, Row
@@ -344,28 +344,6 @@ def _check_lengths(program: Program, spec: Spec) -> None:
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """An empty folder beside ``out`` to build in; :func:`publish` moves it into place.
-
-    Only a bundle is ever replaced: a file, or a folder that holds something else, is refused.
-    """
-    out = out.resolve()
-    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    if not empty and not (out / MANIFEST).is_file():
-        raise InputError(f"{out} exists and is not a bundle; name another folder, or remove it")
-    stage = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(stage, ignore_errors=True)
-    try:
-        stage.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {out.parent}: {error.strerror}") from error
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-@contextmanager
 def _blamed(precision: str, source: Path) -> Iterator[None]:
     """What a quantizer or a runtime raises over one graph is that graph's fault, in one line."""
     try:
@@ -378,25 +356,6 @@ def _blamed(precision: str, source: Path) -> Iterator[None]:
             f"{precision} cannot be made of {source} ({reason}); take another precision, or keep the"
             " part that breaks in float (quantize --keep)"
         ) from error
-
-
-def publish(stage: Path, out: Path) -> Bundle:
-    """Replace ``out`` by the finished ``stage``."""
-    out = out.resolve()
-    old = out.with_name(f"{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.replace(old)
-    stage.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
-    return Bundle.open(out)
-
-
-def copy(bundle: Bundle, out: Path) -> Bundle:
-    """Publish a copy of ``bundle`` at ``out``, whole or not at all."""
-    with staged(out) as stage:
-        shutil.copytree(bundle.path, stage, dirs_exist_ok=True)
-        return publish(stage, out)
 
 
 def verify(exporter: Exporter, bundle: Bundle) -> float:

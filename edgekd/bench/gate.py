@@ -22,7 +22,7 @@ import numpy as np
 
 from edgekd import exporter as exporters
 from edgekd.bench import environment, power, sequential
-from edgekd.bench.measure import HERE, check_target, prepare, spread
+from edgekd.bench.measure import HERE, check_target, opened, prepare, spread
 from edgekd.bench.runner import Runner
 from edgekd.bench.sequential import Outcome, Pair, Plan, Verdict
 from edgekd.bench.transport import Transport
@@ -42,11 +42,7 @@ _COUNTED = ("weight_bytes", "macs", "casts", "quantize", "dequantize")
 
 @dataclass(frozen=True)
 class Exact:
-    """A figure without noise: equal, or not.
-
-    ``missing`` is a figure that one side's bundle does not tell (None): it is said and decides
-    nothing.
-    """
+    """A figure without noise; ``missing``, which decides nothing, where one side does not tell."""
 
     metric: str
     baseline: float | None
@@ -135,7 +131,8 @@ def gate(
     for bundle in bundles.values():
         bundle.check_files()
         check_target(bundle, profile)
-    exact = compare_exact(bundles["baseline"], bundles["candidate"], exact_tolerance)
+    seen = {name: opened(bundle, profile) for name, bundle in bundles.items()}
+    exact = compare_exact(seen["baseline"], seen["candidate"], exact_tolerance)
     picked = spread(rows, bundles["baseline"])
     before = environment.cpu_ticks()
     with tempfile.TemporaryDirectory(prefix="edgekd-gate-") as folder:
@@ -156,7 +153,7 @@ def gate(
     if not transport.remote:
         steal = environment.steal_percent(before, environment.cpu_ticks())
     machine = {**machine, "steal_percent": steal}
-    artifacts = {name: identify(bundle) for name, bundle in bundles.items()}
+    artifacts = {name: identify(bundle) for name, bundle in seen.items()}
     return _result(exact, outcome, plan, machine, artifacts)
 
 

@@ -249,6 +249,13 @@ def _load(
     return result
 
 
+def opened(bundle: Bundle, profile: Profile) -> Bundle:
+    """The bundle as ``profile`` runs it: exact figures are of the model that is timed."""
+    asked = profile.runtime
+    runtime = exporters.Runtime(asked.threads, asked.spinning, asked.options)
+    return exporters.get(profile.target).opened(bundle, runtime)
+
+
 def _measurement(
     bundle: Bundle,
     profile: Profile,
@@ -261,9 +268,7 @@ def _measurement(
     remote: bool,
     calibrations: Path | None,
 ) -> Measurement:
-    exporter, asked = exporters.get(profile.target), profile.runtime
-    runtime = exporters.Runtime(asked.threads, asked.spinning, asked.options)
-    bundle = exporter.opened(bundle, runtime)  # the figures are of the model that was timed
+    exporter, bundle = exporters.get(profile.target), opened(bundle, profile)
     native = found[0]["kind"] == "native"
     kept = ("load_ms", "first_ms", "samples_ms", "joules", "steal_percent")
     rounds = [Round(**{name: reply[name] for name in kept}) for reply in found if native]

@@ -257,7 +257,7 @@ class Asked:
 def _build(
     exporter: Exporter, program: Any, spec: Spec, asked: Asked, out: Path
 ) -> tuple[Bundle, dict[str, Any] | None]:
-    from edgekd.exporter import copy
+    from edgekd.publish import copy
 
     if asked.precisions == [exporter.precisions(spec)[0]]:
         return exporter.lower(program, spec, out), None

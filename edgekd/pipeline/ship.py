@@ -26,6 +26,7 @@ from edgekd.sections import Budget, Target
 BUNDLING = (
     "edgekd.bundle",
     "edgekd.exporter",
+    "edgekd.publish",
     "edgekd.preprocess",
     "edgekd.audio",
     "edgekd.program",

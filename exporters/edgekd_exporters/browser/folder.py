@@ -21,7 +21,7 @@ from edgekd.audio import AudioPreprocessor
 from edgekd.bundle import Bundle
 from edgekd.bundle import write as write_bundle
 from edgekd.errors import InputError, nearest
-from edgekd.exporter import publish, staged
+from edgekd.publish import publish, staged
 from edgekd_exporters.browser import packages
 from edgekd_exporters.browser.precisions import PRECISIONS
 
