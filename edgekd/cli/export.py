@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgekd.bundle import Bundle
     from edgekd.exporter import Exporter, Spec
     from edgekd.profiles import Profile
-    from edgekd.search.precision import Budget
+    from edgekd.search.trial import Budget
 
 
 def export(
@@ -195,7 +195,7 @@ def _budget(precisions: list[str], drop: float, latency: str | None, size: str |
     from edgekd.errors import InputError
     from edgekd.exporter import AUTO
     from edgekd.quantities import parse_bytes, parse_milliseconds
-    from edgekd.search.precision import Budget
+    from edgekd.search.trial import Budget
 
     if AUTO not in precisions and (latency or size):
         name = "--max-latency" if latency else "--max-size"

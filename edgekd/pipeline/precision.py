@@ -23,17 +23,8 @@ from edgekd.exporter import Exporter, Plan, Runtime
 from edgekd.preprocess import Row
 from edgekd.profiles import Profile
 from edgekd.progress import say
-from edgekd.search.precision import (
-    Budget,
-    Candidate,
-    Choice,
-    Cost,
-    Ratio,
-    Scores,
-    Trial,
-    choose,
-    coarse,
-)
+from edgekd.search.precision import choose, coarse
+from edgekd.search.trial import Budget, Candidate, Choice, Cost, Ratio, Scores, Trial
 
 ROUNDS, SECONDS = 3, 0.3  # of each timing: enough to rank rungs, the report measures again
 RACE_ROUNDS = 7  # of the finalists, side by side

@@ -173,8 +173,8 @@ def _automatic(context: Context, exporter: Exporter, base: Built, target: Target
 
     def make(scratch: Path) -> Mapping[str, Any]:
         from edgekd.pipeline import precision
-        from edgekd.search.precision import Budget as Allowed
         from edgekd.search.precision import closest
+        from edgekd.search.trial import Budget as Allowed
 
         search = precision.Search(
             exporter,

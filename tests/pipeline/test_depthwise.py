@@ -18,7 +18,7 @@ from edgekd.exporter import Spec
 from edgekd.pipeline import precision
 from edgekd.preprocess import ImagePreprocessor, Row
 from edgekd.program import Shapes
-from edgekd.search.precision import Budget, Candidate
+from edgekd.search.trial import Budget, Candidate
 from edgekd.wrap import wrap
 
 TASK = tasks.get("image-classification")

@@ -10,7 +10,7 @@ from edgekd.bundle import Bundle
 from edgekd.errors import InconclusiveError, InputError, VerificationError
 from edgekd.pipeline import precision
 from edgekd.pipeline.precision import Search
-from edgekd.search.precision import Budget
+from edgekd.search.trial import Budget
 from tests.conftest import Intents
 
 

@@ -9,19 +9,9 @@ from hypothesis import strategies as st
 
 from edgekd.bench.statistics import Interval
 from edgekd.errors import InconclusiveError, InputError, MissingDependency, VerificationError
-from edgekd.search.precision import (
-    TIE,
-    Budget,
-    Candidate,
-    Choice,
-    Cost,
-    Scores,
-    Trial,
-    choose,
-    closest,
-    coarse,
-    settle,
-)
+from edgekd.search.finalists import TIE, WORTH
+from edgekd.search.precision import choose, closest, coarse
+from edgekd.search.trial import Budget, Candidate, Choice, Cost, Scores
 
 GROUPS = ("stem", "body", "head")
 LATENCY = {"fp32": 10.0, "int8": 4.0, "int4": 3.0, "fp16": 12.0}
@@ -226,47 +216,6 @@ def test_a_tie_goes_to_the_smaller() -> None:
     assert found.chosen is not None and found.chosen.candidate.precision == "int8"
 
 
-def _finalist(name: str, size: int, latency: float = 1.0) -> Trial:
-    return Trial(Candidate(name), 0.9, 0.0, latency, size, within=True)
-
-
-SPREAD = {"told": 0.01, "noisy": 0.3}  # half widths of the intervals
-
-
-def _settle(true: dict[str, tuple[float, int]], half: float) -> tuple[str, dict[str, str | None]]:
-    """The winner and the notes, where each pair's ratio is known to within ``half``."""
-
-    def ratio(above: Candidate, below: Candidate) -> Interval:
-        value = true[above.precision][0] / true[below.precision][0]
-        return Interval(value, value - half, value + half)
-
-    noted = settle([_finalist(name, size) for name, (_, size) in true.items()], ratio)
-    return next(iter(noted)).precision, {c.precision: t.note for c, t in noted.items()}
-
-
-def test_side_by_side_the_faster_wins_where_it_is_told_apart() -> None:
-    true = {"fp32-fused": (1.0, 400), "int8": (0.9, 100), "int4": (1.05, 50)}
-    winner, notes = _settle(true, SPREAD["told"])
-    assert winner == "int8" and notes["int8"] == "the fastest side by side"
-    assert notes["int4"] == "side by side 1.17 times the fastest's median (1.16 to 1.18)"
-
-
-def test_side_by_side_noise_never_chooses_the_larger() -> None:
-    winner, notes = _settle({"fp32-fused": (0.95, 400), "int8": (1.0, 100)}, SPREAD["noisy"])
-    assert winner == "int8"
-    assert (notes["int8"] or "").endswith("not told apart; chosen as the smaller")
-
-
-def test_a_size_within_the_tie_does_not_outweigh_the_speed() -> None:
-    assert _settle({"a": (1.0, 1000), "b": (1.04, 999)}, SPREAD["noisy"])[0] == "a"
-
-
-def test_of_equals_the_plainer_rung_wins() -> None:
-    true = {"int8": (1.01, 1000), "int8-reduced": (1.0, 1000)}
-    winner, notes = _settle(true, SPREAD["noisy"])
-    assert winner == "int8" and (notes["int8"] or "").endswith("chosen as the plainer")
-
-
 def test_only_what_is_close_is_timed_again() -> None:
     raced: list[str] = []
 
@@ -327,6 +276,6 @@ def test_laws(int8: dict[str, float], int4: dict[str, float], max_drop: float) -
     assert found.chosen in inside
     for trial in inside:
         assert trial.latency_ms is not None and found.chosen.latency_ms is not None
-        assert found.chosen.latency_ms <= trial.latency_ms * (1 + TIE)
+        assert found.chosen.latency_ms <= trial.latency_ms * (1 + WORTH)
     candidates = [trial.candidate for trial in found.trials]
     assert len(set(candidates)) == len(candidates) == len(world.asked)  # nothing twice
