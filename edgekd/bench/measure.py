@@ -251,9 +251,7 @@ def _load(
 
 def opened(bundle: Bundle, profile: Profile) -> Bundle:
     """The bundle as ``profile`` runs it: exact figures are of the model that is timed."""
-    asked = profile.runtime
-    runtime = exporters.Runtime(asked.threads, asked.spinning, asked.options)
-    return exporters.get(profile.target).opened(bundle, runtime)
+    return exporters.get(profile.target).opened(bundle, profile.runtime.for_session())
 
 
 def _measurement(

@@ -122,6 +122,7 @@ def _teacher_outputs(
     """The teacher's outputs on the rows, its classes in the bundle's order."""
     from edgekd.bundle import MANIFEST, Bundle
     from edgekd.evaluate.run import predict
+    from edgekd.exporter import Runtime
     from edgekd.progress import track
 
     labels = bundle.manifest.labels
@@ -132,7 +133,7 @@ def _teacher_outputs(
     if (Path(teacher) / MANIFEST).is_file():
         other = Bundle.open(teacher)
         with track("teacher", len(rows)) as advance:
-            outputs = predict(other, rows, threads=threads, progress=advance)
+            outputs = predict(other, rows, runtime=Runtime(threads), progress=advance)
         return _align(outputs, other.manifest.labels, labels, teacher)
     from edgekd import infer, models
 

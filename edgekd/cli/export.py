@@ -150,7 +150,7 @@ def export(
     if search:
         document["search"] = search
     if rows:
-        document["evaluation"] = _score(loaded, chosen, bundle, rows)
+        document["evaluation"] = _score(loaded, chosen, bundle, rows, timed)
     emit(document, json_path, lambda console: _show(console, document))
 
 
@@ -308,7 +308,9 @@ def _make(
     return best, precision.as_rows(choice, asked.budget, clock)
 
 
-def _score(loaded: Any, task: Any, bundle: Bundle, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _score(
+    loaded: Any, task: Any, bundle: Bundle, rows: list[dict[str, Any]], profile: Profile | None
+) -> dict[str, Any]:
     from edgekd.evaluate.run import evaluate, predict
     from edgekd.infer import predict as predict_torch
     from edgekd.progress import track
@@ -316,7 +318,8 @@ def _score(loaded: Any, task: Any, bundle: Bundle, rows: list[dict[str, Any]]) -
     references = task.references(rows, loaded.labels)
     said = predict_torch(loaded, rows, task, "score the model")
     with track("score the bundle", len(rows)) as advance:
-        outputs = predict(bundle, rows, progress=advance)
+        runtime = profile.runtime.for_session() if profile else None
+        outputs = predict(bundle, rows, runtime=runtime, progress=advance)
     return evaluate(task, loaded.labels, outputs, references, said).to_dict()
 
 

@@ -46,7 +46,7 @@ def predict(
     bundle: Bundle,
     rows: Sequence[Row],
     *,
-    threads: int = 1,
+    runtime: Runtime | None = None,
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
@@ -59,7 +59,7 @@ def predict(
 
     Raises :class:`InputError` where there are no rows.
     """
-    session = exporter.get(bundle.manifest.target).open(bundle, Runtime(threads=threads))
+    session = exporter.get(bundle.manifest.target).open(bundle, runtime)
     try:
         return run_session(session, bundle, rows, batch_size=batch_size, progress=progress)
     finally:

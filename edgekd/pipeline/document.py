@@ -225,6 +225,7 @@ def _bundle_row(built: Built, scored: Done, benches: Mapping[str, Done]) -> Bund
         size_bytes=facts["size_bytes"],
         bundle_bytes=facts["bundle_bytes"],
         evidence=scored.result["evidence"],
+        scored_on=scored.result["scored_on"],
         bench=rows,
         exact=facts["exact"],
         notes=facts["notes"],

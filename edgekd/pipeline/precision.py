@@ -51,8 +51,14 @@ class Search:
     base: Bundle  # the float bundle, which is the reference
     selection: Sequence[Row]
     calibration: Sequence[Row]
-    profile: Profile | None  # None: candidates are not timed, so the smallest wins
+    profile: Profile | None  # whose runtime runs the candidates; None: the exporter's own
     work: Path
+    timed: Profile | None = None  # None: candidates are not timed, so the smallest wins
+
+    @property
+    def runtime(self) -> Runtime:
+        """What every score of the search runs on: a GPU's half precision is not a CPU's."""
+        return self.profile.runtime.for_session() if self.profile else Runtime()
 
     def bundle(self, candidate: Candidate) -> Bundle:
         """The candidate as a bundle, made once."""
@@ -73,19 +79,19 @@ class Search:
         """The main metric on the selection split."""
         made = self.bundle(candidate)
         task, labels = tasks.get(made.manifest.task), made.manifest.labels
-        decoded = task.decode(predict(made, self.selection), labels)
+        decoded = task.decode(predict(made, self.selection, runtime=self.runtime), labels)
         return task.metrics(labels)[0](decoded, task.references(self.selection, labels))
 
     def cost(self, candidate: Candidate) -> Cost:
-        """The median under the profile, timed alone, and the size."""
+        """The median under the clock's profile, timed alone, and the size."""
         from edgekd.bench.measure import measure
 
         made = self.bundle(candidate)
-        if self.profile is None:
+        if self.timed is None:
             return Cost(None, made.size_bytes)
         found = measure(
             made.path,
-            self.profile,
+            self.timed,
             self.selection,
             rounds=ROUNDS,
             seconds=SECONDS,
@@ -102,12 +108,12 @@ class Search:
         """Time ``candidates`` in interleaved fresh processes; return the ratio of any two."""
         from edgekd.bench.measure import compare
 
-        assert self.profile is not None
+        assert self.timed is not None
         say(f"  {self.base.manifest.target}: {len(candidates)} are close, timed side by side")
         made = {_name(candidate): self.bundle(candidate).path for candidate in candidates}
         found = compare(
             made,
-            self.profile,
+            self.timed,
             self.selection,
             rounds=RACE_ROUNDS,
             seconds=SECONDS,
@@ -136,7 +142,7 @@ class Search:
             stage = Path(folder)
             plan = self.plan(candidate)
             manifest = self.exporter.write_compressed(self.base, plan, self.calibration, stage)
-            session = self.exporter.open(Bundle(stage, manifest))
+            session = self.exporter.open(Bundle(stage, manifest), self.runtime)
             try:  # one by one, as a device does
                 found = run_session(session, self.base, rows, batch_size=1)
             finally:
@@ -152,8 +158,8 @@ def clock(exporter: Exporter, base: Bundle, profile: Profile | None) -> Clock:
     if profile is None:
         return Clock(None, None, "latency was not measured: no profile was given")
     profile = profile.model_copy(update={"clients": ()})  # a rung is timed, its load is not
-    settings = profile.runtime
-    session = exporter.open(base, Runtime(settings.threads, settings.spinning, settings.options))
+    threads = profile.runtime.threads
+    session = exporter.open(base, profile.runtime.for_session())
     try:
         kind, said = session.kind, session.describe()
     finally:
@@ -163,7 +169,7 @@ def clock(exporter: Exporter, base: Bundle, profile: Profile | None) -> Clock:
         why = f"{name} gives the numbers of {exporter.name} bundles here, not their speed"
         return Clock(None, None, f"latency was not measured ({why}): the smallest rung is chosen")
     kernels = said.get("int8_kernels")
-    note = f"timed on this machine: {name}, {settings.threads} thread{'s'[: settings.threads > 1]}"
+    note = f"timed on this machine: {name}, {threads} thread{'s'[: threads > 1]}"
     note += f", int8 kernels {kernels}" if kernels else ""
     if profile.where == "host":
         return Clock(profile, "measured", note)
@@ -181,10 +187,10 @@ def find(
     if not search.selection:
         raise InputError("precision auto chooses on labelled rows that are not the test data")
     say(f"  {search.exporter.name} auto: {timed.note}")
-    search = replace(search, profile=timed.profile)
+    search = replace(search, timed=timed.profile)
     names = list(ladder or _ladder(search))
     groups = coarse([group.name for group in search.exporter.groups(search.base)])
-    race = search.race if search.profile else None
+    race = search.race if search.timed else None
     scores = Scores(search.accuracy, search.cost, search.damage, race)
     return choose(names, groups, scores, budget)
 
@@ -256,8 +262,7 @@ def _ladder(search: Search) -> list[str]:
 
     manifest = search.base.manifest
     spec = Spec(Shapes(), deployment=manifest.runtime.get("deployment"))
-    given = search.profile.runtime.options if search.profile else {}
-    known = search.exporter.automatic(spec, Runtime(options=given))
+    known = search.exporter.automatic(spec, search.runtime)
     return [manifest.precision, *(name for name in known if name != manifest.precision)]
 
 

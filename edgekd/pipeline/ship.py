@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from edgekd import profiles
 from edgekd.bench import environment
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError, nearest
-from edgekd.exporter import AUTO, Exporter, Plan, Spec
+from edgekd.exporter import AUTO, Exporter, Plan, Runtime, Spec
 from edgekd.pipeline.context import Context, spread
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
@@ -247,20 +247,27 @@ def _facts(exporter: Exporter, bundle: Bundle) -> Mapping[str, Any]:
 
 
 def score(context: Context, built: Built, labelled: Done) -> Done:
-    """Run the bundle over every test row; keep its outputs and what they are worth."""
+    """Run the bundle over every test row; keep its outputs and what they are worth.
+
+    It runs as the first profile of its target that opens it: a provider or a device has numerics
+    of its own.
+    """
     name = Path(built.path).name
+    bundle = Bundle.open(context.run.path / built.path)
+    mine = [p for p in chosen_profiles(context) if p.target == built.target]
+    profile = next((p for p in mine if _opens(p, bundle)), None)
+    runtime = profile.runtime.for_session() if profile else Runtime()
 
     def make(scratch: Path) -> Mapping[str, Any]:
         from edgekd.evaluate.run import evaluate, run_session
         from edgekd.pipeline.signals import teacher_outputs
 
-        bundle = Bundle.open(context.run.path / built.path)
         labels = bundle.manifest.labels
-        session = exporters.get(built.target).open(bundle)
+        session = exporters.get(built.target).open(bundle, runtime)
         try:
             with track(f"score {name}", len(context.test)) as advance:
                 outputs = run_session(session, bundle, context.test, progress=advance)
-            kind = session.kind
+            kind, where = session.kind, _where(session.describe())
         finally:
             session.close()
         references = context.task.references(context.test, labels)
@@ -269,11 +276,28 @@ def score(context: Context, built: Built, labelled: Done) -> Done:
         with (scratch / "output").open("wb") as file:
             np.savez(file, allow_pickle=False, **outputs)
         evidence = "measured" if kind == "native" else "reference"
-        return {"evidence": evidence, "evaluation": found.to_dict()}
+        return {"evidence": evidence, "scored_on": where, "evaluation": found.to_dict()}
 
-    depends = {"bundle": built.done, "labelled": labelled}
+    depends = {"bundle": built.done, "labelled": labelled, "runtime": asdict(runtime)}
     code = (*SCORING, _package(exporters.get(built.target)))
     return context.run.stage(f"score-{name}", depends, code, make, f"evaluations/{name}.npz")
+
+
+def _where(described: Mapping[str, Any]) -> str:
+    """``onnxruntime 1.32.0, CPUExecutionProvider``"""
+    runtime = f"{described.get('runtime', '')} {described.get('version', '')}".strip()
+    device = described.get("device") or described.get("provider")
+    return ", ".join(filter(None, (runtime, device)))
+
+
+def _opens(profile: Profile, bundle: Bundle) -> bool:
+    """Whether the profile's runtime asks for a model that this bundle has."""
+    exporter = exporters.get(profile.target)
+    try:
+        exporter.opened(bundle, profile.runtime.for_session())
+    except InputError:
+        return False
+    return True
 
 
 def bench(context: Context, profile: Profile, built: Sequence[Built]) -> Done:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgekd import exporter
 from edgekd.errors import InputError, nearest
 from edgekd.quantities import Bytes
 from edgekd.sections import Budget
@@ -40,6 +41,10 @@ class Runtime(_Section):
     spinning: bool = False
     affinity: tuple[int, ...] | None = None
     options: dict[str, Any] = {}
+
+    def for_session(self) -> exporter.Runtime:
+        """As an exporter opens a bundle with it; pinning is the process's matter."""
+        return exporter.Runtime(self.threads, self.spinning, self.options)
 
 
 class Price(_Section):

@@ -128,6 +128,7 @@ class BundleRow(Scores):
     size_bytes: int  # the files that the runtime loads
     bundle_bytes: int  # the whole directory
     evidence: Evidence  # of the scores
+    scored_on: str | None = None  # runtime and device that the scores are of
     bench: list[Bench] = []
     missing: str | None = None  # why there are no scores
     exact: dict[str, Any] = {}  # what Exporter.inspect counted: MACs, ops

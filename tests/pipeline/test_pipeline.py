@@ -17,7 +17,7 @@ import pytest
 from edgekd import pipeline
 from edgekd import recipe as recipes
 from edgekd.bundle import Bundle
-from edgekd.errors import InputError
+from edgekd.errors import InputError, MissingDependency
 from edgekd.pipeline.stage import content
 
 Write = Callable[..., Path]
@@ -44,6 +44,10 @@ def numbers(out: Path) -> dict[str, Any]:
     rows = {row["id"]: row for row in document["models"]}
     rows |= {row["path"]: row for row in document["bundles"]}
     return {name: {field: row[field] for field in FIELDS} for name, row in rows.items()}
+
+
+def bundles(out: Path) -> list[dict[str, Any]]:
+    return list(json.loads((out / "report.json").read_text())["bundles"])
 
 
 def go(path: Path, out: Path) -> Any:
@@ -200,6 +204,22 @@ def test_other_profiles_time_again_but_do_not_train_again(
     assert all(b.evidence == "measured" and b.latency_ms for b in timed.values())
     assert {line.name for line in document.verdict.lines} == {"retained", "speedup"}
     assert document.verdict.exit_code == 0
+
+
+def test_bundles_are_scored_by_the_runtime_of_their_profile(
+    calm: tuple[Path, Path], digits_recipe: Write, tmp_path: Path
+) -> None:
+    """What a GPU is to compute is never scored on the CPU in its place."""
+    import shutil
+
+    assert {row["scored_on"].split()[-1] for row in bundles(calm[1])} == {"CPUExecutionProvider"}
+    out = tmp_path / "run"
+    shutil.copytree(calm[1], out)
+    gpu = "{title: gpu, target: onnx, where: host, runtime: {options: {provider: cuda}}}"
+    (tmp_path / "gpu.yaml").write_text(gpu)
+    with pytest.raises(MissingDependency, match="no CUDAExecutionProvider"):
+        go(digits_recipe(tmp_path, profiles=["gpu"]), out)
+    assert not (out / "stages" / "score-onnx-fp32-teacher.json").exists()
 
 
 def test_a_missed_budget_is_no(calm: tuple[Path, Path], digits_recipe: Write) -> None:

@@ -1,5 +1,6 @@
 """``auto`` on a real bundle: what it chooses, what it tells, what it refuses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from edgekd import exporter as exporters
 from edgekd import profiles
 from edgekd.bundle import Bundle
-from edgekd.errors import InconclusiveError, InputError, VerificationError
+from edgekd.errors import InconclusiveError, InputError, MissingDependency, VerificationError
 from edgekd.pipeline import precision
 from edgekd.pipeline.precision import Search
 from edgekd.search.trial import Budget
@@ -83,3 +84,14 @@ def test_what_a_library_raises_ends_its_rung_alone(
     assert choice.chosen is not None and choice.chosen.candidate.precision == "int8"
     failure = choice.trials[1].failure or ""
     assert "int8-static" in failure and "RuntimeError: no kernel for this node" in failure
+
+
+def test_candidates_are_scored_by_the_runtime_of_the_profile(search: Search) -> None:
+    """A provider that is not here is told, and the CPU's accuracy never stands in for it."""
+    here = profiles.here("onnx")
+    gpu = here.runtime.model_copy(update={"options": {"provider": "cuda"}})
+    on_gpu = replace(search, profile=here.model_copy(update={"runtime": gpu}))
+    for asked in (on_gpu.accuracy, on_gpu.damage):
+        with pytest.raises(MissingDependency, match="no CUDAExecutionProvider"):
+            asked(precision.Candidate("fp16"))
+    assert precision._ladder(on_gpu)[-1] == "fp16" and "fp16" not in precision._ladder(search)
