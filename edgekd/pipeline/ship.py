@@ -20,7 +20,7 @@ from edgekd.exporter import AUTO, Exporter, Plan, Runtime, Spec
 from edgekd.pipeline.context import Context, spread
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
-from edgekd.progress import track
+from edgekd.progress import say, track
 from edgekd.sections import Budget, Target
 
 BUNDLING = (
@@ -58,7 +58,20 @@ def check_targets(context: Context) -> None:
                     f"targets.{name}.precisions: unknown precision '{precision}'"
                     f"{nearest(precision, known)}; {name} offers {', '.join(known)}"
                 )
+        _check_slots(exporter, [p for p in dict.fromkeys(target.precisions) if p != AUTO])
     chosen_profiles(context)
+
+
+def _check_slots(exporter: Exporter, precisions: Sequence[str]) -> None:
+    """Refuse two precisions that would be one file of the folder with all of them."""
+    slots: dict[str, str] = {}
+    for precision in precisions:
+        slot = exporter.slot(precision)
+        if slot is not None and slots.setdefault(slot, precision) != precision:
+            raise InputError(
+                f"targets.{exporter.name}.precisions: {slots[slot]} and {precision} are both"
+                f" '{slot}' in one folder; name one of them"
+            )
 
 
 def chosen_profiles(context: Context) -> list[Profile]:
@@ -82,7 +95,7 @@ def build(context: Context, models: Mapping[str, Done]) -> list[Built]:
     built = []
     for name, target in context.recipe.targets.items():
         exporter = exporters.get(name)
-        wanted = list(target.precisions) or list(exporter.default_precisions)
+        wanted = list(dict.fromkeys(target.precisions or exporter.default_precisions))
         if name in timed:
             built.append(_export(context, exporter, target, "teacher", models["teacher"]))
         base = _export(context, exporter, target, "student", models["student"])
@@ -98,14 +111,23 @@ def build(context: Context, models: Mapping[str, Done]) -> list[Built]:
 
 
 def _combine(context: Context, exporter: Exporter, built: Sequence[Built]) -> None:
-    """Where the target has folders of several precisions, also one with all that were asked for:
-    the first of each slot."""
+    """Where the target has folders of several precisions, also one with all that were asked for.
+
+    What auto chose may want the slot of a named one, which nobody could know before: the first
+    has it, and what is left out is said."""
     slots: dict[str | None, Built] = {}
     for one in built:
         slots.setdefault(exporter.slot(one.precision), one)
     if None in slots or len(slots) < 2:
         return
     path = f"bundles/{exporter.name}"
+    for one in built:
+        slot = exporter.slot(one.precision)
+        if one is not slots[slot]:
+            say(
+                f"  {path} has {slots[slot].precision} as '{slot}' already, so {one.precision} is"
+                f" left out of it: {one.path} has it alone"
+            )
 
     def make(scratch: Path) -> Mapping[str, Any]:
         bundles = [Bundle.open(context.run.path / one.path) for one in slots.values()]

@@ -3,35 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edgekd import exporter as exporters
 from edgekd import pipeline
 from edgekd import recipe as recipes
 from edgekd.bundle import Bundle
+from edgekd.errors import InputError
+from edgekd.pipeline import ship
+from edgekd.pipeline.context import Context
+from edgekd.pipeline.ship import Built
+from edgekd.pipeline.stage import Done, Run
 from tests.exporters.browser.conftest import require_programs
+
+Write = Callable[..., Path]
 
 
 @pytest.mark.browser
 def test_the_precisions_of_a_recipe_make_one_folder(
-    digits_recipe: Callable[..., Path], tmp_path: Path
+    digits_recipe: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     require_programs()
-    targets = {"browser": {"precisions": ["fp32", "int8", "int8-full"]}}
-    path = digits_recipe(tmp_path, targets=targets)
+    path = digits_recipe(tmp_path, targets={"browser": {"precisions": ["fp32", "int8"]}})
     pipeline.run(recipes.load(path), path, tmp_path / "run")
     bundles = tmp_path / "run" / "bundles"
     assert sorted(folder.name for folder in bundles.iterdir()) == [
         "browser",
         "browser-fp32",
         "browser-int8",
-        "browser-int8-full",
     ]
     folder = Bundle.open(bundles / "browser")
     folder.check_files()
     said = {name: entry["precision"] for name, entry in folder.manifest.runtime["dtypes"].items()}
-    assert said == {"fp32": "fp32", "q8": "int8"}  # of one dtype the first that was asked for
+    assert said == {"fp32": "fp32", "q8": "int8"}
     assert (folder.path / "onnx" / "model_quantized.onnx").read_bytes() == (
         bundles / "browser-int8" / "onnx" / "model_quantized.onnx"
     ).read_bytes()
+
+    # Where auto lands on a slot that is taken, the first keeps it, and that is said.
+    context = Context(recipes.load(path), Run(tmp_path / "run"), tmp_path)
+    made = Done("made", "mark", 0.0, {}, reused=True)
+    fp32, int8 = (
+        Built("student", "browser", name, f"bundles/browser-{name}", made)
+        for name in ("fp32", "int8")
+    )
+    auto = replace(int8, precision="int8-full", path="bundles/browser-auto")
+    ship._combine(context, exporters.get("browser"), [fp32, int8, auto])
+    assert "has int8 as 'q8' already, so int8-full is left out" in capsys.readouterr().err
+    again = Bundle.open(bundles / "browser").manifest.runtime["dtypes"]
+    assert {name: entry["precision"] for name, entry in again.items()} == said
+
+
+def test_two_precisions_of_one_slot_are_refused_before_any_training(
+    digits_recipe: Write, tmp_path: Path
+) -> None:
+    path = digits_recipe(
+        tmp_path, targets={"browser": {"precisions": ["fp32", "int8", "int8-full"]}}
+    )
+    with pytest.raises(InputError, match=r"int8 and int8-full are both 'q8' in one folder"):
+        pipeline.run(recipes.load(path), path, tmp_path / "run")
+    assert not (tmp_path / "run" / "stages").exists()
