@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -204,20 +203,22 @@ def run(case: str, setting: str, seeds: int, runs: Path) -> None:
     """Train one case and keep what came out of it as one JSON file."""
     folder = runs / f"{case.replace(' ', '-').replace('%', 'pct')}-{setting}"
     values = settings_of(case, setting, seeds, folder / "data")
-    started = time.monotonic()
     found = pipeline.distill(recipe.validate(values, case), folder, folder / "run")
+    stages = {
+        file.stem: json.loads(file.read_text(encoding="utf-8"))
+        for file in (folder / "run/stages").glob("*.json")
+    }
     document = {
         "case": case,
         "setting": setting,
         "seeds": seeds,
-        "seconds": round(time.monotonic() - started),
+        "seconds": round(sum(stage["seconds"] for stage in stages.values())),
+        "train_seconds": stages["student"]["result"]["train_seconds"],
         "recipe": _portable({k: v for k, v in values.items() if k != "data"}),
         **found,
     }
     file = RESULTS / "distillation" / f"{folder.name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.is_file():  # a re-run only repeats what it kept: the time is that of the first
-        document["seconds"] = max(document["seconds"], json.loads(file.read_text())["seconds"])
     file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
@@ -231,8 +232,8 @@ def report() -> str:
     """The table of the finished cases."""
     lines = [
         "| case | labels | seeds | teacher | no-kd | student | retained | gain (95 %) "
-        "| parameters | of teacher | time |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| parameters | of teacher | training | in all |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     total = 0.0
     for file in sorted((RESULTS / "distillation").glob("*.json")):
@@ -248,9 +249,16 @@ def report() -> str:
             f"| {found['case']} ({metric}) | {found['setting']} | {found['seeds']} | {teacher:.4f}"
             f" | {mean['student-no-kd']:.4f} | {mean['student']:.4f}"
             f" | {mean['student'] / teacher:.2%} | {gain['value']:+.4f} ({low:+.4f} to {high:+.4f})"
-            f" | {models['student']['params']:,} | {share:.1%} | {found['seconds'] / 60:.0f} min |"
+            f" | {models['student']['params']:,} | {share:.1%}"
+            f" | {found['train_seconds'] / 60:.1f} min | {found['seconds'] / 60:.0f} min |"
         )
-    lines.append(f"\nTraining in all: {total / 3600:.1f} hours.")
+    lines.append(
+        "\nTraining: of one student. In all: teacher, labelling, the control at each of its"
+        " learning rates, students and controls of every seed, scoring, each case on one core."
+        f" All cases: {total / 3600:.1f} core-hours. The gain's interval is over test rows and seeds"
+        " together; in simulations three seeds covered the true gain in 99 % of draws of 400 rows"
+        " and in 88 % of 3,000."
+    )
     return "\n".join(lines) + "\n"
 
 

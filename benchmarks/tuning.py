@@ -1,6 +1,6 @@
 """Fifty settings on banking77, found by two processes in one study, and what they are worth.
 
-    python benchmarks/tuning.py --out FOLDER [--trials 50] [--rows 1200] [--epochs 2]
+    python benchmarks/tuning.py --out FOLDER [--trials 50] [--rows 1000] [--epochs 3]
 
 Two `edgekd tune` processes join one study; the teacher is run once over each row, by whichever
 comes first, and no trial asks it again. Then the recipe's own setting and the chosen one are
@@ -50,10 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="where runs are kept")
     parser.add_argument("--trials", type=int, default=50)
-    parser.add_argument("--rows", type=int, default=1200, help="training rows of a trial")
-    parser.add_argument("--epochs", type=int, default=2, help="of a trial, at most")
+    parser.add_argument("--rows", type=int, default=1000, help="training rows of a trial")
+    parser.add_argument("--epochs", type=int, default=3, help="of a trial, at most")
     parser.add_argument("--budget", type=int, default=3, help="epochs of the two trainings after")
-    parser.add_argument("--seeds", type=int, default=1, help="of these two trainings")
+    parser.add_argument("--seeds", type=int, default=2, help="of these two trainings")
     given = parser.parse_args()
     out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def main() -> None:
 
     searched = out / "search"
     seconds = join(file, searched, out)
-    record = json.loads((searched / "stages/tune.json").read_text(encoding="utf-8"))["result"]
+    record = json.loads((out / "tune-0.json").read_text(encoding="utf-8"))
     chosen = yaml.safe_load((searched / "tune/chosen.yaml").read_text(encoding="utf-8"))
     folders = {"own": out / "own", "chosen": out / "chosen"}
     for name, changes in (("own", {}), ("chosen", chosen)):
@@ -96,7 +96,8 @@ def join(file: Path, searched: Path, out: Path) -> float:
     workers = []
     for nth in range(PROCESSES):
         log = (out / f"tune-{nth}.log").open("w")
-        workers.append(subprocess.Popen(command, stdout=log, stderr=log))
+        found = ["--json", str(out / f"tune-{nth}.json")]
+        workers.append(subprocess.Popen([*command, *found], stdout=log, stderr=log))
     codes = [worker.wait() for worker in workers]
     if any(codes):
         raise SystemExit(f"edgekd tune ended with {codes}; see {out}/tune-*.log")

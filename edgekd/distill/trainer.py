@@ -62,12 +62,14 @@ def train(
     folder: Path,
     what: str,
     steps: int | None = None,
-    after_epoch: Callable[[], bool] | None = None,
+    after_epoch: Callable[[int], bool] | None = None,
 ) -> Outcome:
     """Train ``model`` in place; checkpoints live in ``folder`` until the caller removes it.
 
     ``steps`` replaces what epochs make of the rows, so that a control takes as many steps as its
-    student. ``after_epoch`` is called with the model in evaluation mode; True ends the training.
+    student. ``after_epoch`` is called with the model in evaluation mode, ``settings.epochs`` times at
+    equal distances and each time with its number from 1: a control, whose rows may be fewer, is
+    looked at as often as its student. True ends the training.
     What the objective owns (projections) is trained beside the model and dropped. The
     model comes back on the CPU, wherever it was trained. ``settings.processes`` of them are
     started and ended here, and what they are given is pickled. Raises :class:`InputError` where the loss
@@ -128,7 +130,7 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)
         if after_epoch is not None:
-            trainer.add_callback(_AfterEpoch(after_epoch))
+            trainer.add_callback(_AfterEpoch(after_epoch, steps, settings.epochs))
         # Which units drop out should differ between processes, as it does between rows.
         torch.manual_seed(seed + arguments.process_index)
         trainer.transfer, trainer.order, trainer.read = transfer, order, read
@@ -324,16 +326,22 @@ class _Projections(TrainerCallback):
 
 
 class _AfterEpoch(TrainerCallback):
-    """Ask after each epoch whether to go on."""
+    """Ask ``count`` times in ``steps`` whether to go on.
 
-    def __init__(self, ask: Callable[[], bool]) -> None:
+    Asked at the end of a step and not of an epoch, for Trainer saves between the two: a run that
+    is killed after would never ask about that epoch.
+    """
+
+    def __init__(self, ask: Callable[[int], bool], steps: int, count: int) -> None:
         self.ask = ask
+        self.numbers = {round(steps * nth / count): nth for nth in range(1, count + 1)}
 
-    def on_epoch_end(
-        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        number = self.numbers.get(state.global_step)
+        if number is None:
+            return
         model.eval()
-        control.should_training_stop |= processes.agreed(self.ask)
+        control.should_training_stop |= processes.agreed(lambda: self.ask(number))
         model.train()
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgekd.models import LoadedModel
 
 EXAMPLES = 16  # rows that prove an export and become its golden samples
-HELD_OUT = 0.1  # share of the training rows that a choice is made on
+HELD_OUT, LEAST_HELD_OUT = 0.1, 100  # share of the training rows that a choice is made on; rows
 LENGTH_STEP = 32  # a student's longest input is rounded up to this
 
 
@@ -129,7 +129,7 @@ class Context:
             allow = self.recipe.data.allow_overlap
             chosen_on = data.drop_overlap(chosen_on, self.test, allow=allow, what="selection")[0]
             return data.drop_overlap(rows, chosen_on, allow=True)[0], chosen_on
-        return data.hold_out(rows, HELD_OUT) if self.chooses else (rows, [])
+        return hold_out(rows) if self.chooses else (rows, [])
 
     @property
     def selection(self) -> list[dict[str, Any]]:
@@ -253,6 +253,17 @@ class Context:
     def examples(self) -> list[Row]:
         """Training rows of every length, to prove exports with."""
         return spread(self.train, EXAMPLES)
+
+
+def hold_out(
+    rows: Sequence[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Split off what a choice is made on: a tenth, and of few rows up to a fifth.
+
+    On nine rows the first model that has them all right would be chosen.
+    """
+    least = min(LEAST_HELD_OUT / max(len(rows), 1), 2 * HELD_OUT)
+    return data.hold_out(rows, max(HELD_OUT, least))
 
 
 def spread(rows: Sequence[Row], count: int) -> list[Row]:

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from edgekd import data
 from edgekd.errors import InputError, nearest
 from edgekd.pipeline import learn
-from edgekd.pipeline.context import HELD_OUT, Context
+from edgekd.pipeline.context import Context, hold_out
 from edgekd.pipeline.signals import filled, stored
 from edgekd.pipeline.stage import Done, fingerprint
 from edgekd.pipeline.training import plan
@@ -106,7 +106,7 @@ class Tuning:
     def held_out(self) -> Sequence[Row]:
         """Labelled rows that score a trial: none of them is learned from in one."""
         context = self.context
-        held = context.selection or data.hold_out(context.train, HELD_OUT)[1]
+        held = context.selection or hold_out(context.train)[1]
         if not held:
             raise InputError(
                 f"tune: no rows are left to choose on ({len(context.train)} training rows); give"
@@ -118,6 +118,10 @@ class Tuning:
     def learned_from(self) -> Sequence[Row]:
         """Rows that a trial trains on: with ``rows`` a sample of them, the same for every trial."""
         context = self.context
+        if not context.selection:  # nor are variants of what is held out for the trials alone
+            context = copy.copy(context)
+            context.__dict__["_split"] = hold_out(context.train)
+            context.__dict__.pop("unlabelled", None)
         every = [*context.train, *context.unlabelled]
         rows = data.drop_overlap(every, self.held_out, allow=True)[0]
         count = self.settings.rows or len(rows)
@@ -186,7 +190,7 @@ class Tuning:
         said: dict[str, np.ndarray] = {}
         fell_behind = False
 
-        def after_epoch() -> bool:
+        def after_epoch(epoch: int) -> bool:
             nonlocal said, fell_behind
             said = predict(student, self.held_out, trial.task, f"score trial {number}")
             decoded = trial.task.decode(said, list(student.labels))

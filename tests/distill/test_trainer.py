@@ -78,8 +78,9 @@ def test_asking_after_each_epoch_changes_nothing_and_may_end_it(
     def run(model: LoadedModel, folder: str, stop_after: int) -> int:
         asked: list[bool] = []
 
-        def ask() -> bool:
+        def ask(epoch: int) -> bool:
             asked.append(model.model.training)
+            assert epoch == len(asked)
             with torch.inference_mode():
                 model.model(torch.zeros(1, 1, 8, 8))
             return len(asked) == stop_after
@@ -103,6 +104,32 @@ def test_asking_after_each_epoch_changes_nothing_and_may_end_it(
     assert run(asked, "asked", stop_after=0) == 2 * 7
     assert same(weights(plain), weights(asked))
     assert run(ended, "ended", stop_after=1) == 7
+
+
+def test_a_training_over_fewer_rows_is_looked_at_as_often(
+    rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """A control takes its student's steps: more passes over its rows, and no more looks."""
+    asked: list[int] = []
+
+    def ask(epoch: int) -> bool:
+        asked.append(epoch)
+        return False
+
+    model = fresh()
+    few = Examples(rows[:8], TASK, model.preprocessor, LABELS)
+    trainer.train(
+        model.model,
+        few,
+        transfer.hard_labels(TASK),
+        SETTINGS,
+        seed=1,
+        folder=tmp_path / "few",
+        what="a model",
+        steps=14,
+        after_epoch=ask,
+    )
+    assert asked == [1, 2]
 
 
 def test_parts_of_a_batch_add_up_to_the_batch(rows: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import yaml
 from edgekd import pipeline
 from edgekd import recipe as recipes
 from edgekd.data import content_key
+from edgekd.distill.augment import widen
 from edgekd.errors import InputError
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Run
@@ -80,6 +81,16 @@ def test_what_chooses_is_neither_trained_on_nor_test_data(tuned: tuple[Path, Doc
     )
     assert not held & learned and not held & test and not learned & test
     assert report.tuning is not None and len(found.held_out) == report.tuning.held_out
+
+
+def test_no_variant_of_what_chooses_is_trained_on(digits_recipe: Write, tmp_path: Path) -> None:
+    data = {"train": "builtin:digits/train", "test": "builtin:digits/test"}
+    path = digits_recipe(tmp_path, data={**data, "augment": {"copies": 1}}, tune={"trials": 1})
+    found = search(path, tmp_path / "run")
+    learned = {content_key(row) for row in found.learned_from}
+    variants = widen(found.held_out, 1, test=[], seed=found.context.recipe.seed)
+    assert variants and not learned & {content_key(row) for row in variants}
+    assert len(learned) > 1.8 * (1347 - len(found.held_out))  # the others' are
 
 
 def test_the_teacher_saw_each_row_once(tuned: tuple[Path, Document]) -> None:
