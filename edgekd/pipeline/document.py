@@ -32,6 +32,7 @@ from edgekd.report.document import (
     Shift,
     Stage,
 )
+from edgekd.report.folder import Folder
 from edgekd.report.tuning import Tuning
 from edgekd.report.verdict import Line, check, verdict
 
@@ -68,6 +69,11 @@ def assemble(
         bundles=rows,
         verdict=verdict(lines, strict=strict),
         chosen=chosen,
+        folders=[
+            Folder(**done.result["folder"])
+            for done in context.run.done.values()
+            if "folder" in done.result
+        ],
         searches=[
             Search(bundle=b.path, **b.done.result["search"])
             for b in built

@@ -121,22 +121,24 @@ def _combine(context: Context, exporter: Exporter, built: Sequence[Built]) -> No
     if None in slots or len(slots) < 2:
         return
     path = f"bundles/{exporter.name}"
-    for one in built:
+    left = [one for one in built if one is not slots[exporter.slot(one.precision)]]
+    for one in left:
         slot = exporter.slot(one.precision)
-        if one is not slots[slot]:
-            say(
-                f"  {path} has {slots[slot].precision} as '{slot}' already, so {one.precision} is"
-                f" left out of it: {one.path} has it alone"
-            )
+        say(
+            f"  {path} has {slots[slot].precision} as '{slot}' already, so {one.precision} is left"
+            f" out of it: {one.path} has it alone"
+        )
+    holds = {slot: one.path for slot, one in slots.items()}
+    known = {"path": path, "target": exporter.name, "left_out": [one.path for one in left]}
 
     def make(scratch: Path) -> Mapping[str, Any]:
         bundles = [Bundle.open(context.run.path / one.path) for one in slots.values()]
-        return _facts(exporter, exporter.combine(bundles, scratch / "output"))
+        size = exporter.combine(bundles, scratch / "output").bundle_bytes
+        return {"folder": {**known, "bundle_bytes": size, "holds": holds}}
 
-    depends = {"bundles": {one.path: one.done for one in slots.values()}}
-    context.run.stage(
-        f"combine-{exporter.name}", depends, (*BUNDLING, _package(exporter)), make, path
-    )
+    depends = {"bundles": {one.path: one.done for one in slots.values()}, "known": known}
+    code = (*BUNDLING, "edgekd.pipeline.ship", _package(exporter))
+    context.run.stage(f"combine-{exporter.name}", depends, code, make, path)
 
 
 def _export(context: Context, exporter: Exporter, target: Target, model: str, made: Done) -> Built:
@@ -323,8 +325,22 @@ def _opens(profile: Profile, bundle: Bundle) -> bool:
 
 
 def bench(context: Context, profile: Profile, built: Sequence[Built]) -> Done:
-    """Time every bundle that the profile runs, in one interleaved run of fresh processes."""
-    mine = [b for b in built if b.target == profile.target]
+    """Time every bundle that the profile runs, in one interleaved run of fresh processes.
+
+    A profile may ask for one of a folder's models by name: then for the bundles that are that one.
+    """
+    mine = []
+    for one in (b for b in built if b.target == profile.target):
+        if _opens(profile, Bundle.open(context.run.path / one.path)):
+            mine.append(one)
+        else:
+            say(f"  {one.path} is not what the runtime of {profile.name} asks for: not timed")
+    if not mine:
+        raise InputError(
+            f"no bundle is what the runtime of the profile '{profile.name}' asks for"
+            f" ({profile.runtime.options}); add its precision to targets.{profile.target}, or drop"
+            " the option"
+        )
 
     def make(scratch: Path) -> Mapping[str, Any]:
         from edgekd.bench.measure import compare

@@ -75,7 +75,7 @@ def _body(document: Document, student: Model | None) -> list[str]:
     parts += [f"**{story.status(document)}.** {story.headline(document)}", "## Results"]
     parts.append(_models(document))
     if document.bundles:
-        parts += ["## Bundles", _bundles(document)]
+        parts += ["## Bundles", _bundles(document), *map(story.folder, document.folders)]
         parts.append(
             "Evidence: " + "; ".join(f"*{w}*, {meaning}" for w, meaning in story.EVIDENCE.items())
         )

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgekd import __version__
 from edgekd.errors import InputError
+from edgekd.report.folder import Folder
 from edgekd.report.tuning import Tuning
 from edgekd.report.verdict import Verdict
 
@@ -308,6 +309,7 @@ class Document(Part):
     bundles: list[BundleRow]
     verdict: Verdict
     chosen: str | None = None  # path of the bundle that the verdict is about
+    folders: list[Folder] = []  # the first of each opens unless another is asked for
     searches: list[Search] = []
     student: Shape | None = None
     tuning: Tuning | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgekd.report import units
 from edgekd.report.document import Bench, BundleRow, Document, Latency, speedup
+from edgekd.report.folder import Folder
 
 TARGETS = {"onnx": "ONNX", "coreml": "Core ML", "browser": "browser"}
 _LEVEL = 0.05
@@ -83,6 +84,17 @@ def shrink(document: Document, row: BundleRow) -> float | None:
         if (other.model, other.target, other.precision) == ("teacher", row.target, "fp32"):
             return other.size_bytes / row.size_bytes
     return None
+
+
+def folder(row: Folder) -> str:
+    """What a folder of several precisions ships, and which rows have the figures of each."""
+    first, *others = (f"{slot} (`{path}`)" for slot, path in row.holds.items())
+    left = "".join(f" `{path}` is not in it: another has its place." for path in row.left_out)
+    return (
+        f"`{row.path}` ships {len(row.holds)} models in {units.size(row.bundle_bytes)}: {first},"
+        f" which opens unless another is asked for, and {', '.join(others)}. Each is the same file"
+        f" as in the bundle named, whose figures are its own.{left}"
+    )
 
 
 def best_speedup(document: Document, row: BundleRow) -> float | None:

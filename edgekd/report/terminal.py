@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from edgekd.report import units
+from edgekd.report import story, units
 from edgekd.report.document import Document, speedup
 
 _COLOURS = {"passed": "green", "failed": "red", "inconclusive": "yellow", "unchecked": "yellow"}
@@ -73,6 +73,8 @@ def show(console: Console, document: Document) -> None:
             bench.evidence if bench else row.evidence,
         )
     console.print(bundles, "")
+    for folder in document.folders:
+        console.print(escape(story.folder(folder).replace("`", "")), "")
     if document.tuning:
         tuning = document.tuning
         values = ", ".join(f"{k} {units.setting(v)}" for k, v in tuning.values.items())

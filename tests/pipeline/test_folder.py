@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from edgekd import exporter as exporters
 from edgekd import pipeline
 from edgekd import recipe as recipes
+from edgekd.bench import measure
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError
 from edgekd.pipeline import ship
@@ -24,15 +26,23 @@ Write = Callable[..., Path]
 
 @pytest.mark.browser
 def test_the_precisions_of_a_recipe_make_one_folder(
-    digits_recipe: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    digits_recipe: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     require_programs()
-    path = digits_recipe(tmp_path, targets={"browser": {"precisions": ["fp32", "int8"]}})
-    pipeline.run(recipes.load(path), path, tmp_path / "run")
+    monkeypatch.setattr(measure, "compare", partial(measure.compare, rounds=1, seconds=0.01))
+    q8 = "{title: q8, target: browser, where: host, runtime: {options: {dtype: q8}}}"
+    (tmp_path / "q8.yaml").write_text(q8)
+    targets = {"browser": {"precisions": ["fp32", "int8"]}}
+    path = digits_recipe(tmp_path, targets=targets, profiles=["q8"])
+    document = pipeline.run(recipes.load(path), path, tmp_path / "run")
     bundles = tmp_path / "run" / "bundles"
     assert sorted(folder.name for folder in bundles.iterdir()) == [
         "browser",
         "browser-fp32",
+        "browser-fp32-teacher",
         "browser-int8",
     ]
     folder = Bundle.open(bundles / "browser")
@@ -42,6 +52,15 @@ def test_the_precisions_of_a_recipe_make_one_folder(
     assert (folder.path / "onnx" / "model_quantized.onnx").read_bytes() == (
         bundles / "browser-int8" / "onnx" / "model_quantized.onnx"
     ).read_bytes()
+
+    # The report says what ships, and the rows that it names have each model's figures.
+    (shipped,) = document.folders
+    assert shipped.path == "bundles/browser" and shipped.bundle_bytes == folder.bundle_bytes
+    assert shipped.holds == {"fp32": "bundles/browser-fp32", "q8": "bundles/browser-int8"}
+    rows = [document.bundle(held) for held in shipped.holds.values()]
+    assert all(row and row.metrics and row.scored_on for row in rows)
+    timed = {row.path for row in document.bundles if row.bench}
+    assert timed == {shipped.holds["q8"]}  # what the profile asks for
 
     # Where auto lands on a slot that is taken, the first keeps it, and that is said.
     context = Context(recipes.load(path), Run(tmp_path / "run"), tmp_path)
