@@ -27,7 +27,6 @@ from edgekd.bundle import Bundle
 from edgekd.errors import InputError, MissingDependency
 from edgekd.preprocess import Row
 from edgekd.profiles import Profile
-from edgekd.profiles import Runtime as RuntimeSettings
 
 __all__ = ["Comparison", "Measurement", "compare", "measure"]
 
@@ -109,12 +108,13 @@ def compare(
             if not settings or not profile.also or found[name][0]["kind"] != "native":
                 continue
             peak = peaks[name].get("peak_memory_bytes")
-            tables[name].append(setting(found[name][0]["session"], found[name], len(picked), peak))
+            said, ran = found[name][0]["session"], _dtype(bundle, profile)
+            tables[name].append(setting(said, found[name], len(picked), peak, ran))
             for runtime in profile.also:
                 other = profile.model_copy(update={"runtime": runtime})
                 with transport.start(str(bundle.path)) as runner:
                     prepare(runner, bundle, feeds[name], other, transport)
-                    tables[name].append(_setting(runner, runtime, seconds, len(picked)))
+                    tables[name].append(_setting(runner, bundle, other, seconds, len(picked)))
     protocol = {
         "rounds": rounds,
         "seconds": seconds,
@@ -209,14 +209,29 @@ def _round(runner: Runner, seconds: float) -> dict[str, Any]:
     return reply | runner.ask("block", seconds=seconds, limit=limit, expected_seconds=limit)
 
 
-def _setting(runner: Runner, runtime: RuntimeSettings, seconds: float, rows: int) -> Setting:
-    """One row of the table; what the machine lacks (a GPU) is its reason and not the end."""
+def _setting(
+    runner: Runner, bundle: Bundle, profile: Profile, seconds: float, rows: int
+) -> Setting:
+    """One row of the table; what the machine (a GPU) or the bundle (a dtype) lacks is its reason
+    and not the end."""
+    options, threads = profile.runtime.options, profile.runtime.threads
+    try:
+        dtype = _dtype(bundle, profile)
+    except InputError:
+        asked = options.get("dtype")
+        return Setting(threads, device(options), asked, missing=f"this bundle has no {asked}")
     try:
         reply = _round(runner, seconds)
     except MissingDependency as error:
-        return Setting(runtime.threads, device(runtime.options), missing=str(error))
+        return Setting(threads, device(options), dtype, missing=str(error))
     after = runner.ask("held")
-    return setting(after["session"], [reply], rows, after["peak_memory_bytes"])
+    return setting(after["session"], [reply], rows, after["peak_memory_bytes"], dtype)
+
+
+def _dtype(bundle: Bundle, profile: Profile) -> str:
+    """Which model of ``bundle`` runs under ``profile``, as the runtime names it."""
+    precision = opened(bundle, profile).manifest.precision
+    return exporters.get(profile.target).slot(precision) or precision
 
 
 def _load(

@@ -227,10 +227,22 @@ def _concurrency(title: str, loads: Mapping[str, Sequence[Mapping[str, Any]]]) -
 def _settings(title: str, measurement: Measurement) -> Any:
     from rich.table import Table
 
-    columns = ("device", "threads", "model", "engine", "create", "first", "p50", "memory", "")
+    columns = (
+        "dtype",
+        "device",
+        "threads",
+        "model",
+        "engine",
+        "create",
+        "first",
+        "p50",
+        "memory",
+        "",
+    )
     table = Table(*columns, title=title)
     for row in measurement.settings:
         table.add_row(
+            row.dtype,
             row.device,
             str(row.threads),
             _mb(row.download_bytes),

@@ -19,12 +19,14 @@ from edgekd.bench import statistics
 class Setting:
     """Times in ms, sizes in bytes; None where the runtime does not tell, or ``missing`` says why.
 
-    ``download_bytes`` are the model's, ``engine_bytes`` the runtime's own; ``create_ms`` is the
+    ``dtype`` is the model that ran, as the runtime asks for it in a folder with several, else its
+    precision. ``download_bytes`` are the model's, ``engine_bytes`` the runtime's own; ``create_ms`` is the
     session's creation alone, ``p50_ms`` the steady state.
     """
 
     threads: int
     device: str
+    dtype: str | None
     download_bytes: int | None = None
     engine_bytes: int | None = None
     engine_ms: float | None = None
@@ -45,6 +47,7 @@ def setting(
     rounds: Sequence[Mapping[str, Any]],
     rows: int,
     memory_bytes: int | None,
+    dtype: str,
 ) -> Setting:
     """From the session's own description and the replies of its processes.
 
@@ -57,6 +60,7 @@ def setting(
     return Setting(
         threads=session["threads"],
         device=device(session),
+        dtype=dtype,
         download_bytes=fetched.get("model_bytes"),
         engine_bytes=fetched.get("engine_bytes"),
         engine_ms=clock.get("engine_ms"),

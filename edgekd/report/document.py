@@ -73,6 +73,7 @@ class Setting(Part):
 
     threads: int
     device: str
+    dtype: str | None = None  # the model that ran: its dtype in a browser, else its precision
     download_bytes: int | None = None  # of the model
     engine_bytes: int | None = None  # of the runtime
     engine_ms: float | None = None

@@ -18,8 +18,8 @@ def test_each_figure_stands_apart() -> None:
         {"load_ms": 23.0, "first_ms": 7.0, "samples_ms": [2.0, 2.0, 4.0]},
         {"load_ms": 25.0, "first_ms": 9.0, "samples_ms": [2.0, 2.0, 4.0]},
     ]
-    row = setting(BROWSER, rounds, 3, 1000)
-    assert (row.threads, row.device) == (2, "wasm")
+    row = setting(BROWSER, rounds, 3, 1000, "q8")
+    assert (row.threads, row.device, row.dtype) == (2, "wasm", "q8")
     assert (row.download_bytes, row.engine_bytes) == (5, 14)
     assert (row.engine_ms, row.download_ms, row.create_ms) == (100.0, 3.0, 20.0)
     assert (row.first_ms, row.p50_ms, row.memory_bytes) == (8.0, 2.0, 1000)
@@ -28,7 +28,7 @@ def test_each_figure_stands_apart() -> None:
 
 def test_a_runtime_that_times_nothing_apart_has_its_load() -> None:
     rounds = [{"load_ms": 23.0, "first_ms": 7.0, "samples_ms": np.ones(4)}]
-    row = setting({"threads": 1, "provider": "CPUExecutionProvider"}, rounds, 4, None)
+    row = setting({"threads": 1, "provider": "CPUExecutionProvider"}, rounds, 4, None, "fp32")
     assert row.create_ms == 23.0 and row.download_ms is None and row.memory_bytes is None
     assert row.device == "CPUExecutionProvider"
 

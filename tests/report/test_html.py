@@ -141,7 +141,13 @@ def test_threads_and_devices_have_a_table(document: Document) -> None:
     shared = {"download_bytes": 5_600_000, "engine_bytes": 14_300_000, "first_ms": 30.0}
     rows = [
         Setting(
-            threads=n, device="wasm", p50_ms=4.0 / n, create_ms=9.0, memory_bytes=2**24, **shared
+            threads=n,
+            device="wasm",
+            dtype="q8",
+            p50_ms=4.0 / n,
+            create_ms=9.0,
+            memory_bytes=2**24,
+            **shared,
         )
         for n in (1, 2)
     ]
@@ -150,5 +156,12 @@ def test_threads_and_devices_have_a_table(document: Document) -> None:
     row = document.bundles[2].model_copy(update={"bench": [changed]})
     bundles = [*document.bundles[:2], row, *document.bundles[3:]]
     page = Page(html.render(document.model_copy(update={"bundles": bundles})))
-    for words in ("Session creation", "First run", "engine 14.3", "no WebGPU adapter"):
+    for words in (
+        "Dtype",
+        "q8",
+        "Session creation",
+        "First run",
+        "engine 14.3",
+        "no WebGPU adapter",
+    ):
         assert words in page.text

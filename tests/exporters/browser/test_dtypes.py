@@ -57,6 +57,19 @@ def test_a_budget_is_checked_on_the_dtype_that_runs(
     assert exporter.opened(several, Runtime()) == several
 
 
+def test_every_setting_names_the_dtype_that_ran(several: Bundle, intents: Any) -> None:
+    """The table over threads and devices may ask for another model than the profile does."""
+    profile = profiles.load("browser")
+    asked = [profile.runtime.model_copy(update={"options": {"dtype": d}}) for d in ("fp32", "q4")]
+    also = profile.model_copy(update={"also": tuple(asked)})
+    found = measure(several.path, also, intents.test_rows[:2], rounds=1, seconds=0.01, memory=False)
+    assert [row.dtype for row in found.settings] == ["q8", "fp32", "q4"]
+    own, other, absent = found.settings
+    assert own.download_bytes and other.download_bytes and other.p50_ms
+    assert other.download_bytes > own.download_bytes
+    assert absent.p50_ms is None and absent.missing == "this bundle has no q4"
+
+
 def test_a_session_and_transformers_js_open_the_dtype_that_is_asked_for(
     exporter: BrowserExporter, several: Bundle, text_fp32: Bundle, intents: Any
 ) -> None:
