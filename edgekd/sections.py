@@ -138,6 +138,7 @@ class Data(Section):
     selection: str | None = None  # else held out of train where something is chosen
     unlabelled: str | None = None  # the teacher labels it
     augment: Augment | None = None  # variants of training rows, which the teacher labels too
+    signals: str | None = None  # a store that ``edgekd label`` began, or several runs share
     served: str | None = None  # what production sees, unlabelled: does it look like train?
     text: str | None = None
     text_pair: str | None = None

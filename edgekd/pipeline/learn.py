@@ -52,7 +52,7 @@ TRAINING = (
     "edgekd.pipeline.training",
     "edgekd.search.shape",
 )
-SOURCES = ("train", "test", "selection", "unlabelled", "served")
+SOURCES = ("train", "test", "selection", "unlabelled", "served", "signals")
 
 
 def read(context: Context) -> Done:

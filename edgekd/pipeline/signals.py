@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,11 +30,17 @@ def label_rows(context: Context, split: str, rows: Sequence[Row], dtype: str) ->
 
 
 def store_of(context: Context, split: str, dtype: str | None = None) -> SignalStore:
-    """The store of a split, one per teacher revision; ``dtype`` makes it where there is none."""
+    """The store of a split, one per teacher revision; ``dtype`` makes it where there is none.
+
+    What is learned from may lie in a store of the recipe's own. Raises :class:`InputError` where
+    another teacher, or the same one with other inputs, made it.
+    """
     from edgekd.signals.store import SignalStore
 
-    teacher = context.teacher
+    teacher, shared = context.teacher, context.recipe.data.signals
     folder = context.run.path / "signals" / f"{split}-{teacher.revision[:12]}"
+    if shared is not None and split == context.learned:
+        folder = Path(context.locate(shared))
     top_k = context.top_k if split == context.learned else None
     spec = signal_spec(teacher, context.task, dtype, top_k) if dtype else None
     return SignalStore.open(folder, spec)

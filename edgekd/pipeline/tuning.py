@@ -75,7 +75,7 @@ class Tuning:
         recipe = self.context.recipe
         depends = {
             "task": recipe.task,
-            "data": recipe.data.model_dump(exclude={*_SOURCES, "served"}),
+            "data": recipe.data.model_dump(exclude={*_SOURCES, "served", "signals"}),
             "sources": [self.context.identity(getattr(recipe.data, s)) for s in _SOURCES],
             "held out": self.context.chooses,
             "teacher": recipe.teacher.model_dump(exclude={"model", "base"}),
