@@ -3,7 +3,8 @@
     python benchmarks/ablation.py [ROW ...] [--seeds 3] [--runs runs/ablation]
 
 Every row is an ordinary recipe for the same student: two of the teacher's layers at half its
-width, trained for the same number of steps on batches of the same size. The teacher is fitted once
+width, trained for the same number of steps on batches of the same size (what stands between it
+and the teacher takes steps of its own, which the table names). The teacher is fitted once
 on the tenth; the control, which learns from the labels alone, is trained once as well, and every
 row's gain is over it, with an interval over examples and seeds. Each row also says what share of
 the gradient its terms have at the first step: a term without effect is visible. A killed run goes
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -125,27 +125,34 @@ def folder_of(row: str) -> str:
 def run(row: str, seeds: int, runs: Path) -> None:
     """Train one row and keep what came out of it."""
     folder = runs / folder_of(row)
-    started = time.monotonic()
     found = pipeline.distill(recipe.validate(recipe_of(row, seeds, runs), row), runs, folder)
-    record = json.loads((folder / "stages/student.json").read_text(encoding="utf-8"))["result"]
+    stages = {
+        file.stem: json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted((folder / "stages").glob("*.json"))
+    }
+    record = stages["student"]["result"]
+    # Of what stands between teacher and student as well: it is part of what a row costs.
+    steps = {
+        name: stage["result"]["steps"]
+        for name, stage in stages.items()
+        if "steps" in stage["result"] and "seed" not in name and "no-kd" not in name
+    }
     bought = _gain(folder, runs / "logits", seeds)
     document = {
         "row": row,
         "seeds": seeds,
-        "seconds": round(time.monotonic() - started),
+        "seconds": round(sum(stage["seconds"] for stage in stages.values())),
         "recipe": ROWS[row],
         "accuracy": float(np.mean(found["by_seed"]["student"])),
         "by_seed": found["by_seed"],
         "gain": {"value": bought.value, "ci": [bought.ci_low, bought.ci_high]},
-        "steps": record["steps"],
+        "steps": {name: count for name, count in steps.items() if name != "teacher"},
         "params": record["params"],
         "gradient_shares": record["gradient_shares"],
         "teacher": next(m["metrics"] for m in found["models"] if m["id"] == "teacher"),
     }
     file = RESULTS / "ablation" / f"{folder_of(row)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.is_file():  # a re-run only repeats what it kept: the time is that of the first
-        document["seconds"] = max(document["seconds"], json.loads(file.read_text())["seconds"])
     file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
@@ -187,7 +194,8 @@ def report() -> str:
         total += found["seconds"]
         lines.append(
             f"| {row} | {found['accuracy']:.4f} | {found['gain']['value']:+.4f}"
-            f" ({low:+.4f} to {high:+.4f}) | {shares} | {found['steps']}"
+            f" ({low:+.4f} to {high:+.4f}) | {shares}"
+            f" | {', '.join(f'{name} {count:,}' for name, count in found['steps'].items())}"
             f" | {found['seconds'] / 60:.0f} min |"
         )
     if first is None:
