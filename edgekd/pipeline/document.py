@@ -13,7 +13,7 @@ from edgekd.pipeline import stages
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.learn import seed_folder
 from edgekd.pipeline.preflight import CUT_OFF
-from edgekd.pipeline.ship import Built, budget_limits, chosen_profiles
+from edgekd.pipeline.ship import Built, budget_limits, chosen_profiles, not_searched
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
 from edgekd.report.document import (
@@ -74,11 +74,7 @@ def assemble(
             for done in context.run.done.values()
             if "folder" in done.result
         ],
-        searches=[
-            Search(bundle=b.path, **b.done.result["search"])
-            for b in built
-            if "search" in b.done.result
-        ],
+        searches=[_search(context, b) for b in built if "search" in b.done.result],
         student=_shape(models["student"], rows),
         tuning=Tuning.model_validate(tuned.result) if tuned else None,
         gain=Gain(**analysis["gain"]) if analysis["gain"] else None,
@@ -213,6 +209,14 @@ def model_row(name: str, done: Done, by_seed: Sequence[float] = ()) -> Model:
         source=result["source"],
         **{k: v for k, v in result["evaluation"].items() if k in _SCORES},
     )
+
+
+def _search(context: Context, built: Built) -> Search:
+    """What a search found, and under which of the recipe's profiles it did not look."""
+    found = Search(bundle=built.path, **built.done.result["search"])
+    if unsearched := not_searched(context, built.target):
+        found.timing.note += f"; {unsearched}"
+    return found
 
 
 def _bundle_row(built: Built, scored: Done, benches: Mapping[str, Done]) -> BundleRow:

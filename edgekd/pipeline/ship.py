@@ -86,6 +86,11 @@ def chosen_profiles(context: Context) -> list[Profile]:
     return loaded
 
 
+def profiles_of(context: Context, target: str) -> list[Profile]:
+    """The recipe's profiles that run ``target``, in its order."""
+    return [profile for profile in chosen_profiles(context) if profile.target == target]
+
+
 def build(context: Context, models: Mapping[str, Done]) -> list[Built]:
     """Export each model to each target: the float bundle, then what is compressed from it.
 
@@ -191,9 +196,11 @@ def _automatic(context: Context, exporter: Exporter, base: Built, target: Target
     """The fastest bundle within the target's max_drop and the budget's latency and size, searched
     on the selection split. Where nothing fits, the closest goes on, and the verdict says no."""
     path = base.path.replace(f"-{base.precision}", f"-{AUTO}", 1)
-    given = next((p for p in chosen_profiles(context) if p.target == exporter.name), None)
+    given = next(iter(profiles_of(context, exporter.name)), None)
     profile = given or profiles.here(exporter.name)
     limits = budget_limits(context.recipe.budget, given)
+    if unsearched := not_searched(context, exporter.name):
+        say(f"  {exporter.name} auto: {unsearched}")
 
     def make(scratch: Path) -> Mapping[str, Any]:
         from edgekd.pipeline import precision
@@ -223,6 +230,18 @@ def _automatic(context: Context, exporter: Exporter, base: Built, target: Target
     code = (*SCORING, "edgekd.search", "edgekd.pipeline.precision", _package(exporter))
     done = context.run.stage(f"search-{Path(path).name}", depends, code, make, path)
     return Built("student", exporter.name, done.result["precision"], path, done)
+
+
+def not_searched(context: Context, target: str) -> str | None:
+    """One line where ``auto`` leaves profiles of the target out: one search ships one bundle."""
+    names = [profile.name for profile in profiles_of(context, target)]
+    if len(names) < 2:
+        return None
+    others = ", ".join(names[1:])
+    return (
+        f"searched under {names[0]} alone, by its times and limits; under {others} another"
+        " precision may be the fastest, or this one over a limit"
+    )
 
 
 def budget_limits(own: Budget, profile: Profile | None) -> dict[str, Any]:
@@ -278,7 +297,7 @@ def score(context: Context, built: Built, labelled: Done) -> Done:
     """
     name = Path(built.path).name
     bundle = Bundle.open(context.run.path / built.path)
-    mine = [p for p in chosen_profiles(context) if p.target == built.target]
+    mine = profiles_of(context, built.target)
     profile = next((p for p in mine if _opens(p, bundle)), None)
     runtime = profile.runtime.for_session() if profile else Runtime()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from edgekd_exporters.onnx import OnnxExporter
 
 from edgekd import pipeline
 from edgekd import recipe as recipes
+from edgekd.bench import measure
 from edgekd.pipeline import precision
 from edgekd.pipeline.ship import budget_limits
 from edgekd.profiles import Profile
@@ -46,16 +48,29 @@ def test_the_recipe_goes_before_the_profile() -> None:
 
 
 def test_a_run_ships_the_closest_and_says_no(
-    digits_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits_recipe: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """``auto`` under a size that nothing meets: the budget's line fails, the miss is named."""
+    """``auto`` under a size that nothing meets: the budget's line fails, the miss is named.
+
+    Of two profiles the first is searched under, which the run and its report say.
+    """
+    monkeypatch.setattr(measure, "compare", partial(measure.compare, rounds=1, seconds=0.01))
     monkeypatch.setattr(precision, "ROUNDS", 1)
     monkeypatch.setattr(precision, "SECONDS", 0.05)
     monkeypatch.setattr(OnnxExporter, "automatic", lambda *_: ("fp32", "int8"))
     targets = {"onnx": {"precisions": ["auto"], "max_drop": 1}}
-    path = digits_recipe(tmp_path, targets=targets, budget={"size": "1 kB"})
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(f"{{title: {name}, target: onnx, where: host}}")
+    path = digits_recipe(
+        tmp_path, targets=targets, budget={"size": "1 kB"}, profiles=["one", "two"]
+    )
     document = pipeline.run(recipes.load(path), path, tmp_path / "run")
     search = document.searches[0]
+    unsearched = "searched under one alone, by its times and limits; under two another precision"
+    assert unsearched in capsys.readouterr().err and unsearched in search.timing.note
     assert search.chosen is None and search.max_size_bytes == 1000
     sizes = {trial.precision: trial.size_bytes for trial in search.trials}
     shipped = next(row for row in document.bundles if row.path == search.bundle)
