@@ -13,12 +13,14 @@ from edgekd.cli.common import JsonOption, emit
 from edgekd.cli.quantize import CALIBRATION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from edgekd.bundle import Bundle
     from edgekd.exporter import Exporter, Spec
     from edgekd.profiles import Profile
     from edgekd.search.trial import Budget
+
+MAX_DROP = 0.01  # absolute, of the main metric
 
 
 def export(
@@ -35,8 +37,12 @@ def export(
         ),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option(help="With auto: the loss of the main metric that is allowed.")
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            help=f"With auto: the loss of the main metric that is allowed, {MAX_DROP} by default.",
+            show_default=False,
+        ),
+    ] = None,
     max_latency: Annotated[
         str | None,
         typer.Option(help="With auto: the slowest median allowed, such as '5 ms'."),
@@ -112,7 +118,9 @@ def export(
     known = exporter.precisions(spec)
     wanted = list(dict.fromkeys((precision or known[0]).split(",")))
     _check_precisions(exporter, wanted, known, bool(select))
-    budget = _budget(wanted, max_drop, max_latency, max_size)
+    limits = {"--max-drop": max_drop, "--max-latency": max_latency, "--max-size": max_size}
+    _check_auto(wanted, {**limits, "--profile": profile})
+    budget = _budget(max_drop, max_latency, max_size)
     timed = _profile(exporter, profile) if AUTO in wanted else None
     chosen = tasks.get(task or models.detect_task(model))
     columns = {k: v for k, v in {"text": text, "label": label}.items() if v}
@@ -190,22 +198,28 @@ def _check_precisions(
         slots[str(slot)] = name
 
 
-def _budget(precisions: list[str], drop: float, latency: str | None, size: str | None) -> Budget:
-    """What ``auto`` has to stay inside; :class:`InputError` for a limit that nothing would hold."""
+def _check_auto(wanted: list[str], options: Mapping[str, Any]) -> None:
+    """Refuse what only auto reads: without it the option would be ignored in silence."""
     from edgekd.errors import InputError
     from edgekd.exporter import AUTO
+
+    given = next((name for name, value in options.items() if value is not None), None)
+    if given and AUTO not in wanted:
+        raise InputError(f"{given} says how auto may choose; add --precision auto, or drop it")
+
+
+def _budget(drop: float | None, latency: str | None, size: str | None) -> Budget:
+    """What ``auto`` has to stay inside."""
+    from edgekd.errors import InputError
     from edgekd.quantities import parse_bytes, parse_milliseconds
     from edgekd.search.trial import Budget
 
-    if AUTO not in precisions and (latency or size):
-        name = "--max-latency" if latency else "--max-size"
-        raise InputError(f"{name} limits what auto may choose; add --precision auto, or drop it")
     try:
         longest = parse_milliseconds(latency) if latency else None
         largest = parse_bytes(size) if size else None
     except ValueError as error:
         raise InputError(str(error)) from error
-    return Budget(drop, longest, largest)
+    return Budget(MAX_DROP if drop is None else drop, longest, largest)
 
 
 def _profile(exporter: Exporter, name: str | None) -> Profile:
