@@ -12,6 +12,8 @@ from edgekd.preprocess import Row
 from edgekd.progress import track
 
 if TYPE_CHECKING:
+    import torch
+
     from edgekd.models import LoadedModel
     from edgekd.signals.label import Engine
     from edgekd.signals.store import SignalStore
@@ -58,6 +60,23 @@ def join(parts: Sequence[np.ndarray]) -> np.ndarray:
         whole[(slice(start, start + len(part)), *map(slice, part.shape[1:]))] = part
         start += len(part)
     return whole
+
+
+def position_mask(mask: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor | None:
+    """``mask`` where it is of the positions of ``states`` [batch, positions, …], else None.
+
+    A sound's mask counts samples and its states are frames, all of which are taken as real.
+    """
+    return mask if mask is not None and mask.shape == states.shape[:2] else None
+
+
+def pooled(states: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Mean of ``states`` [batch, positions, width] over the real positions: [batch, width]."""
+    mask = position_mask(mask, states)
+    if mask is None:
+        return states.mean(1)
+    weight = mask.to(states.dtype)[..., None]
+    return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def label_into(
@@ -119,12 +138,12 @@ def _intermediate(
     feeds = {k: torch.from_numpy(v) for k, v in model.preprocessor.encode(rows).items()}
     with torch.inference_mode():
         found = read(model.model(**feeds, output_hidden_states=True), feeds)
-    mask = feeds.get("attention_mask")
     signals: dict[str, Any] = {}
     for name, field in store.spec.fields.items():
-        values = found[name].float().numpy()
-        if field.ragged and mask is not None:
-            signals[name] = [v[m] for v, m in zip(values, mask.bool().numpy(), strict=True)]
+        values = found[name].float()
+        mask = position_mask(feeds.get("attention_mask"), values) if field.ragged else None
+        if mask is not None:
+            signals[name] = [v[m].numpy() for v, m in zip(values, mask.bool(), strict=True)]
         else:
-            signals[name] = list(values) if field.ragged else values
+            signals[name] = list(values.numpy()) if field.ragged else values.numpy()
     return signals

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from edgekd.distill.attending import attention, examine
+from edgekd.distill.examples import PER_TOKEN
 from edgekd.distill.losses.hidden import layer_map
 from edgekd.distill.losses.objective import Objective
 from edgekd.distill.losses.registry import LOSSES
 from edgekd.distill.losses.taps import queries_keys_values
 from edgekd.errors import InputError
+from edgekd.infer import pooled, position_mask
 from edgekd.tasks import Task
 
 if TYPE_CHECKING:
@@ -36,9 +39,12 @@ EXTRA_TERMS = {
 }
 # Losses that compare embeddings, with a projection of their own where the widths differ.
 EMBEDDINGS = ("embedding_cosine", "embedding_mse", "embedding_contrastive")
-# Of a distribution over a vocabulary, where it was not stored whole.
-SAMPLED = ("indices", "values", "threshold", "partition")
+# What is read from inside a model, where it is not the task's own output.
+INTERMEDIATE = frozenset({"hidden_states", "attentions", "qkv", "embedding"})
 RELATION_HEADS = 12  # MiniLMv2's choice; the nearest divisor of both widths is taken
+
+Feeds = Mapping[str, Tensor]  # a batch as a model reads it
+Probe = Callable[[], tuple[Feeds, Feeds]]  # the same rows as the teacher and the student read them
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Taps:
     wanted: frozenset[str]  # of hidden_states, attentions, qkv, embedding
     layers: tuple[int, ...] = ()  # counted from 0
     heads: int = 1
+    back_only: bool = False  # a position sees only itself and those before it
 
     @property
     def stored(self) -> frozenset[str]:
@@ -90,7 +97,7 @@ class Taps:
                 if "hidden_states" in self.wanted:
                     found["hidden_states"] = torch.stack([states[i + 1] for i in self.layers], 2)
                 if "embedding" in self.wanted:
-                    found["embedding"] = _pooled(states[-1], feeds.get("attention_mask"))
+                    found["embedding"] = pooled(states[-1], feeds.get("attention_mask"))
                 if read_qkv is not None:
                     found |= self.from_qkv(read_qkv(), feeds.get("attention_mask"))
                 return found
@@ -101,11 +108,8 @@ class Taps:
         """Relations read queries, keys and values as they are; attentions are made of them."""
         found: dict[str, Any] = {"qkv": qkv}
         if "attentions" in self.wanted:
-            query, key, _ = (_heads(part, self.heads) for part in qkv.float().unbind(2))
-            scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-            if mask is not None:
-                scores = scores.masked_fill(~mask.bool()[:, None, None, :], float("-inf"))
-            found["attentions"] = [scores.softmax(-1)]
+            real = position_mask(mask, qkv)
+            found["attentions"] = [attention(qkv, self.heads, real, back_only=self.back_only)]
         return found
 
 
@@ -118,11 +122,15 @@ class Transfer:
     teacher: Taps
 
     def complete(self, batch: dict[str, Tensor]) -> dict[str, Any]:
-        """Add what follows from the stored signals: attentions from queries and keys."""
-        if "attentions" not in self.teacher.wanted:
-            return batch
-        made = self.teacher.from_qkv(batch["teacher.qkv"], batch.get("attention_mask"))
-        return {**batch, **{f"teacher.{name}": value for name, value in made.items()}}
+        """The batch as losses read it: with attentions, and without a mask of other positions."""
+        mask = batch.get("attention_mask")
+        found: dict[str, Any] = dict(batch)
+        for name in PER_TOKEN & self.teacher.stored:
+            found["attention_mask"] = position_mask(mask, batch[f"teacher.{name}"])
+        if "attentions" in self.teacher.wanted:
+            made = self.teacher.from_qkv(batch["teacher.qkv"], mask)
+            found |= {f"teacher.{name}": value for name, value in made.items()}
+        return found
 
 
 def hard_labels(task: Task, parts: int = 1) -> Transfer:
@@ -139,11 +147,14 @@ def plan(
     *,
     classes: int | None = None,
     parts: int = 1,
+    probe: Probe | None = None,
 ) -> Transfer:
     """Turn the weights of a recipe into an objective; refuse what cannot work, before training.
 
-    Raises :class:`InputError` for weights that sum to nothing, a layer map past either model, a
-    loss on two classes that needs more, and coupled losses in several parts.
+    ``probe`` gives a few rows as teacher and student read them, on which each shows how it
+    attends; without it both are taken to attend like BERT. Raises :class:`InputError` for weights
+    that sum to nothing, a layer map past either model, a loss on two classes that needs more,
+    coupled losses in several parts, and attentions that are not made of queries and keys alone.
     """
     method = task.method(settings.method, settings.top_k)
     weights = {method: settings.soft_weight, task.hard_loss: settings.hard_weight}
@@ -163,36 +174,42 @@ def plan(
     widths = {"student_width": ours.width, "teacher_width": theirs.width}
     # Only the mapped layers are read, so the loss counts them from 0.
     options["hidden"] = {"layers": [(i, i) for i in range(len(pairs))], **widths}
-    options["relation"] = {"heads": _relation_heads(ours.width, theirs.width)}
+    reads = {name.removeprefix("teacher.") for loss in weights for name in LOSSES[loss].reads}
+    wanted = INTERMEDIATE & reads - {*task.outputs}
+    back_only = _back_only(wanted, (teacher, student), (theirs.heads, ours.heads), probe)
+    heads = _relation_heads(ours.width, theirs.width)
+    options["relation"] = {"heads": heads, "back_only": any(back_only)}
     options |= {name: widths for name in EMBEDDINGS}
     options["attention"] = {"layers": [(0, 0)]}
     options = {name: value for name, value in options.items() if name in weights}
-    objective = Objective(weights, options, classes=classes, parts=parts)
-    wanted = frozenset(
-        name.removeprefix("teacher.")
-        for name in objective.reads
-        if name.startswith("teacher.")
-        and name.removeprefix("teacher.") not in (*task.outputs, *SAMPLED)
-    )
     return Transfer(
-        objective,
-        Taps(wanted, tuple(s for s, _ in pairs), ours.heads),
-        Taps(wanted, tuple(t for _, t in pairs), theirs.heads),
+        Objective(weights, options, classes=classes, parts=parts),
+        Taps(wanted, tuple(s for s, _ in pairs), ours.heads, back_only[1]),
+        Taps(wanted, tuple(t for _, t in pairs), theirs.heads, back_only[0]),
     )
+
+
+def _back_only(
+    wanted: frozenset[str],
+    models: tuple[nn.Module, nn.Module],
+    heads: tuple[int, int],
+    probe: Probe | None,
+) -> tuple[bool, bool]:
+    """Whether teacher and student see only what comes before; refuse what they cannot compare."""
+    attentions = "attentions" in wanted
+    if probe is None or not (attentions or "qkv" in wanted):
+        return False, False
+    teacher, student = (
+        examine(model, count, feeds, attentions=attentions)
+        for model, count, feeds in zip(models, heads, probe(), strict=True)
+    )
+    if attentions and teacher != student:
+        raise InputError(
+            "one of teacher and student sees a whole text and the other only what comes before, so"
+            " they cannot look at the same places; use relation_weight or hidden_weight"
+        )
+    return teacher, student
 
 
 def _relation_heads(*widths: int) -> int:
     return next(n for n in range(RELATION_HEADS, 0, -1) if all(w % n == 0 for w in widths))
-
-
-def _pooled(states: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the real positions: [batch, width]."""
-    if mask is None:
-        return states.mean(1)
-    weight = mask.to(states.dtype)[..., None]
-    return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-
-def _heads(part: Tensor, heads: int) -> Tensor:
-    batch, positions, width = part.shape
-    return part.reshape(batch, positions, heads, width // heads).transpose(1, 2)

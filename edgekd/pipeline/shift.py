@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekd.errors import InputError
 from edgekd.evaluate.shift import energy_test, nearest
+from edgekd.infer import pooled
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done
 from edgekd.preprocess import Row
@@ -30,6 +31,7 @@ _BATCH = 32
 _QUOTED = 80  # characters of a row
 CODE = (
     "edgekd.data",
+    "edgekd.infer",
     "edgekd.preprocess",
     "edgekd.evaluate.shift",
     "edgekd.pipeline.context",
@@ -102,22 +104,19 @@ def features(model: LoadedModel, rows: Sequence[Row]) -> np.ndarray:
             feeds = {name: torch.from_numpy(v).to(device) for name, v in encoded.items()}
             with torch.inference_mode():
                 said = model.model(**feeds, output_hidden_states=True)
-            parts.append(_pooled(said, feeds.get("attention_mask")).float().cpu().numpy())
+            parts.append(_features(said, feeds.get("attention_mask")).float().cpu().numpy())
             advance(len(batch))
     return np.concatenate(parts)[np.argsort(order)]
 
 
-def _pooled(said: Any, mask: torch.Tensor | None) -> torch.Tensor:
+def _features(said: Any, mask: torch.Tensor | None) -> torch.Tensor:
     states = getattr(said, "hidden_states", None)
     if not states:
         return said.logits.flatten(1)
     last = states[-1]
     if last.ndim == 4:  # feature maps [rows, channels, height, width]
         return last.flatten(2).mean(-1)
-    if mask is None or mask.shape != last.shape[:2]:
-        return last.mean(1)
-    weight = mask.to(last.dtype)[..., None]
-    return (last * weight).sum(1) / weight.sum(1).clamp(min=1)
+    return pooled(last, mask)
 
 
 def _spacing(features: np.ndarray) -> float:

@@ -18,6 +18,8 @@ from edgekd.preprocess import Row
 from edgekd.sections import Training
 
 if TYPE_CHECKING:
+    import torch
+
     from edgekd.distill.examples import Signals
     from edgekd.distill.trainer import Outcome
     from edgekd.distill.transfer import Transfer
@@ -125,6 +127,7 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
         student.model,
         classes=len(teacher.labels) or None,
         parts=settings.parts,
+        probe=lambda: (_feeds(context, teacher), _feeds(context, student)),
     )
     per_token = found.teacher.stored & {"hidden_states", "qkv"}
     spans = context.task.name == "question-answering"  # whose places are the tokens themselves
@@ -137,6 +140,14 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
             + ("" if spans else ", or use the losses on logits and embeddings")
         )
     return found
+
+
+def _feeds(context: Context, model: LoadedModel) -> dict[str, torch.Tensor]:
+    """A few training rows of every length as ``model`` reads them."""
+    import torch
+
+    encoded = model.preprocessor.encode(context.examples())
+    return {name: torch.from_numpy(array) for name, array in encoded.items()}
 
 
 def weight_bytes(source: str) -> int:

@@ -25,6 +25,7 @@ def relation_kl(
     teacher: Tensor,
     heads: int = 12,
     pairs: Sequence[str] = ("q-q", "k-k", "v-v"),
+    back_only: bool = False,
     mask: Tensor | None = None,
 ) -> Tensor:
     """KL of relations, summed over positions, mean over relation heads and pairs: [batch].
@@ -32,7 +33,8 @@ def relation_kl(
     ``student`` and ``teacher`` are one layer's queries, keys and values with all heads joined,
     [batch, positions, 3, width]. The relation of a pair is softmax(A Bᵀ / √d) with A and B cut
     into ``heads`` relation heads of width d, so neither the widths nor the numbers of attention
-    heads need be the same. "q-k" with the attention's own heads is the attention itself.
+    heads need be the same. "q-k" with the attention's own heads is the attention itself. With
+    ``back_only``, for decoders, a position is related to itself and those before it.
     Raises :class:`InputError` for an unknown pair, or a width that ``heads`` does not divide.
     """
     if student.shape[:-1] != teacher.shape[:-1]:
@@ -44,14 +46,14 @@ def relation_kl(
     for pair in pairs:
         if pair not in PAIRS:
             raise InputError(f"unknown relation '{pair}'{nearest(pair, PAIRS)}")
-        mine = _relation(student, pair, heads, mask)
-        goal = _relation(teacher, pair, heads, mask)
+        mine = _relation(student, pair, heads, mask, back_only)
+        goal = _relation(teacher, pair, heads, mask, back_only)
         divergence = F.kl_div(mine, goal, reduction="none", log_target=True).sum(-1)
         values.append(per_sample(divergence.transpose(1, 2), mask))
     return torch.stack(values).mean(0)
 
 
-def _relation(qkv: Tensor, pair: str, heads: int, mask: Tensor | None) -> Tensor:
+def _relation(qkv: Tensor, pair: str, heads: int, mask: Tensor | None, back_only: bool) -> Tensor:
     """Log-softmaxed relation of one pair: [batch, heads, positions, positions]."""
     batch, positions, _, width = qkv.shape
     if heads < 1 or width % heads:
@@ -66,7 +68,14 @@ def _relation(qkv: Tensor, pair: str, heads: int, mask: Tensor | None) -> Tensor
     if mask is not None:
         # A finite floor: −∞ on both sides would make 0 · (∞ − ∞).
         scores = scores.masked_fill(~mask.bool()[:, None, None, :], -1e30)
+    if back_only:
+        scores = scores.masked_fill(later(scores), -1e30)
     return F.log_softmax(scores, -1)
+
+
+def later(scores: Tensor) -> Tensor:
+    """Which keys come after their query: bool [queries, keys] for scores [..., queries, keys]."""
+    return torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
 
 
 LOSSES = (
