@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, get_args
@@ -32,6 +33,12 @@ from edgekd.sections import (
     Teacher,
     Tune,
 )
+
+# What a run writes under these names, so that no stage can have them.
+RECORDS = {
+    *("teacher", "student-no-kd", "data", "label", "objective", "untrained", "control-rate"),
+    *("analysis", "shift", "tune", "stages", "partial", "seeds", "signals", "bundles"),
+}
 
 
 class Recipe(Section):
@@ -58,11 +65,13 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _whole_stages(self) -> Recipe:
         names = [stage.name for stage in self.stages]
-        taken = {"teacher", "student-no-kd", "bundles", "signals", "stages", "partial", "seeds"}
-        if len(set(names)) < len(names) or taken & set(names) or "student" in names[:-1]:
+        taken = RECORDS & set(names) or any(n.startswith(("untrained-", "label-")) for n in names)
+        if len(set(names)) < len(names) or taken or "student" in names[:-1]:
             raise ValueError("stages need names of their own, and no earlier one is the student")
         if self.stages and (self.stages[-1].task or self.tune):
             raise ValueError("the last of stages is the student; it has no task, and no tune")
+        for stage, following in pairwise(self.stages):
+            following.check_follows(stage)
         return self
 
     @model_validator(mode="after")

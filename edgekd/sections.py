@@ -224,6 +224,28 @@ class Stage(Section):
             raise ValueError("a stage has task, teacher and data of its own, or none of them")
         return self
 
+    def check_follows(self, before: Stage) -> None:
+        """Raise :class:`ValueError` where this stage would not use what ``before`` made."""
+        where = f"the student of '{self.name}'"
+        if before.task and self.task:
+            raise ValueError(
+                f"'{self.name}' would not start from what '{before.name}' learned, for both have a"
+                " task of their own; drop one of them"
+            )
+        given = self.student.model_dump(exclude_none=True)
+        chosen = [key for key in ("params", "size_mb", "model", "config") if key in given]
+        if before.task and chosen:
+            raise ValueError(
+                f"{where} starts from the weights of '{before.name}', which {chosen[0]} would drop;"
+                f" give {chosen[0]} to the student of '{before.name}'"
+            )
+        has, asked = before.student.layers, self.student.layers
+        if has and asked and not self.task and max(asked) >= len(has):
+            raise ValueError(
+                f"{where} names layer {max(asked)}, but it is made of the model of '{before.name}',"
+                f" which has {len(has)} (0 to {len(has) - 1}); count in that one's layers"
+            )
+
 
 # Settings that a search may change, beside the student's shape.
 SEARCHED = (

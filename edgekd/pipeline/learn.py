@@ -17,11 +17,11 @@ from edgekd.pipeline.signals import label_rows, teacher_outputs
 from edgekd.pipeline.stage import Done
 from edgekd.pipeline.training import finish, fit, plan, train, weight_bytes
 from edgekd.preprocess import Row
-from edgekd.sections import Control, Training
+from edgekd.sections import Control, Student, Training
 
 if TYPE_CHECKING:
     from edgekd.models import LoadedModel
-    from edgekd.sections import Distill, Student
+    from edgekd.sections import Distill
 
 READING = (
     "edgekd.audio",
@@ -100,7 +100,6 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
         import torch
 
         from edgekd import models
-        from edgekd.distill.student import check_shape
 
         labels = rows.result["labels"]
         torch.manual_seed(context.recipe.seed)  # a base model gets a fresh head
@@ -118,7 +117,7 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
             encoder = context.task.prepare(encoder)
             seed = context.recipe.seed
             teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
-        check_shape(context.recipe.student, teacher.model)
+        _check_shape(context, teacher)
         if not context.recipe.stages:
             _check_objective(context, teacher)
         return train(context, teacher, spec.fit, scratch, "teacher", context.recipe.seed)
@@ -141,12 +140,10 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
     recipe = context.recipe
 
     def make(scratch: Path) -> Mapping[str, Any]:
-        from edgekd.distill.student import check_shape
         from edgekd.evaluate.run import evaluate
 
         teacher, labels = context.teacher, list(context.labels)
-        check_shape(recipe.student, teacher.model)
-        shape.resolve(context, [*context.train, *context.unlabelled])
+        _check_shape(context, teacher)
         label_rows(context, "test", context.test, "float32")
         said = teacher_outputs(context)
         references = context.task.references(context.test, labels)
@@ -188,6 +185,23 @@ def check_objective(context: Context, labelled: Done) -> Done:
     return context.run.stage("objective", depends, TRAINING, make)
 
 
+def _check_shape(context: Context, teacher: LoadedModel) -> None:
+    """Refuse a shape that ``teacher``, which may not have been fitted yet, cannot give.
+
+    Of stages it is the first one's: the others are made of the models before them.
+    """
+    from edgekd.distill.student import check_shape
+
+    trial = copy.copy(context)
+    trial.__dict__["teacher"] = teacher
+    if context.recipe.stages:
+        first = context.recipe.stages[0]
+        spec = Student() if first.task else first.student
+        trial.recipe = context.recipe.model_copy(update={"student": spec})
+    check_shape(trial.recipe.student, teacher.model)
+    shape.resolve(trial, [*context.train, *context.unlabelled])
+
+
 def _check_objective(context: Context, teacher: LoadedModel) -> None:
     """Plan the objective for ``teacher``, which may not have been fitted yet."""
     trial = copy.copy(context)
@@ -202,7 +216,7 @@ def assistant(context: Context, labelled: Done, name: str) -> Done:
     return _student(context, labelled, name, 0, context.recipe.distill)
 
 
-def untrained(context: Context, labelled: Done) -> Done:
+def untrained(context: Context, labelled: Done, name: str = "untrained") -> Done:
     """The student as it was before it learned anything, for a control to start from."""
     recipe = context.recipe
 
@@ -212,7 +226,7 @@ def untrained(context: Context, labelled: Done) -> Done:
         return {"params": fresh.parameters}
 
     depends = _depends(context, labelled, "student-no-kd", recipe.distill, recipe.seed)
-    return context.run.stage("untrained", depends, TRAINING, make, output="untrained")
+    return context.run.stage(name, depends, TRAINING, make, output=name)
 
 
 def student(context: Context, labelled: Done, nth: int = 0) -> Done:
@@ -335,6 +349,8 @@ def _depends(
     values = set(fields) - {"control"}
     return {
         "labelled": labelled,
+        # Of stages: the model that this one is made of, for a control is not what was heard.
+        "made of": context.identity(recipe.teacher.model) if context.judge else None,
         "student": recipe.student.model_dump(exclude={"model"}),
         "precision": shape.smallest_precision(recipe) if recipe.student.size_mb else None,
         "model": context.identity(recipe.student.model),
@@ -358,12 +374,12 @@ def _memory_bytes(model: LoadedModel) -> int:
 
 def _describe(spec: Student, teacher: LoadedModel) -> str:
     """The student's origin in a few words, for the report."""
-    if spec.model or spec.config:
-        return (
-            _named(spec.model)
-            if spec.model
-            else f"a {(spec.config or {}).get('model_type')} from its config"
-        )
+    if spec.config:
+        return f"a {spec.config.get('model_type')} from its config"
+    if spec.model:
+        plural = "s" if len(spec.layers or ()) > 1 else ""
+        layers = f"layer{plural} {', '.join(map(str, spec.layers))} of " if spec.layers else ""
+        return layers + _named(spec.model)
     total = getattr(teacher.model.config, "num_hidden_layers", "?")
     rest = "".join(f", {name.replace('_', ' ')} {size}" for name, size in spec.widths.items())
     rest += ", vocabulary trimmed" if spec.vocabulary == "trim" else ""

@@ -116,7 +116,7 @@ def copied_layers(context: Context, student: LoadedModel) -> list[int] | None:
 
     spec = context.recipe.student
     if not spec.limited:
-        return spec.layers
+        return None if spec.model else spec.layers
     return even_layers(layer_list(student.model)[1], layer_list(context.teacher.model)[1])
 
 
@@ -128,7 +128,8 @@ def smallest_precision(recipe: Recipe) -> tuple[str, int]:
     for target, settings in recipe.targets.items():
         asked = [name for name in settings.precisions if name != exporter.AUTO]
         names += asked or list(exporter.get(target).default_precisions)
-    return min(((name, _bits(name)) for name in names), key=lambda pair: pair[1])
+    pairs = [(name, _bits(name)) for name in names or ["fp32"]]  # a stage is not deployed
+    return min(pairs, key=lambda pair: pair[1])
 
 
 def _bits(precision: str) -> int:

@@ -9,7 +9,6 @@ by itself; its weights are what the next stage's student starts from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -28,35 +27,40 @@ class Passed:
     """What the stages before the student leave to it."""
 
     context: Context  # its teacher is the last assistant
-    alone: Context  # of the control: its student is the same one without these stages
+    alone: Context  # of the control: the same student, of models that learned nothing
     labelled: Done  # what the last assistant said
     models: dict[str, Done]  # the assistants, by name
 
 
 def before_student(context: Context, labelled: Done) -> Passed:
-    """Train every stage but the last; without any, the student learns from the teacher itself."""
-    here, alone, heard = context, context, labelled
-    models: dict[str, Done] = {}
+    """Train every stage but the last; without any, the student learns from the teacher itself.
+
+    Beside each stage's model stands the same one untrained: of those the control is made.
+    """
     stages = context.recipe.stages
+    if not stages:
+        return Passed(context, context, labelled, {})
+    here = alone = _follow(context, context, student=stages[0].student)
+    models: dict[str, Done] = {}
+    heard = labelled
     for stage, following in pairwise(stages):
         if stage.task is not None:
             inner = _language(context, stage)
             start, bare = (str(inner.run.path / name) for name in ("student", "untrained"))
-            spec = following.student.model_copy(update={"model": start})
-            untaught = following.student.model_copy(update={"model": bare})
-            alone = _follow(context, alone, student=untaught)
-        else:
-            assistant = _follow(context, here, student=stage.student, distill=stage.distill)
-            models[stage.name] = learn.assistant(assistant, heard, stage.name)
-            teacher = Teacher(model=str(context.run.path / stage.name))
-            here = _follow(context, here, teacher=teacher)
-            heard = learn.label(
-                here, context.run.done["data"], models[stage.name], f"label-{stage.name}"
-            )
-            spec = following.student
-        here = _follow(context, here, student=spec, distill=context.recipe.distill)
-    if models:
-        alone = _follow(context, alone, student=_from_teacher([s.student for s in stages]))
+            here = _follow(context, here, student=_starting(following, start))
+            alone = _follow(context, alone, student=_starting(following, bare))
+            continue
+        taught = _follow(context, here, distill=stage.distill)
+        models[stage.name] = learn.assistant(taught, heard, stage.name)
+        learn.untrained(alone, labelled, f"untrained-{stage.name}")
+        # A language stage makes its own student: nothing is made of this assistant then.
+        spec = Student() if following.task else following.student
+        here, alone = (
+            _follow(context, one, student=spec, teacher=Teacher(model=str(context.run.path / name)))
+            for one, name in ((here, stage.name), (alone, f"untrained-{stage.name}"))
+        )
+        rows = context.run.done["data"]
+        heard = learn.label(here, rows, models[stage.name], f"label-{stage.name}")
     return Passed(here, alone, heard, models)
 
 
@@ -95,20 +99,14 @@ def _language(context: Context, stage: Stage) -> Context:
 
 
 def _follow(first: Context, context: Context, **sections: Any) -> Context:
-    """A context with other ``sections``, the same rows, judged by the ``first`` one's teacher."""
-    recipe = context.recipe.model_copy(update=sections)
+    """One stage: other ``sections``, the same rows, judged by the ``first`` one's teacher."""
+    recipe = context.recipe.model_copy(update={**sections, "stages": []})
     found = replace(context, recipe=recipe, judge=first)
     for name in _ROWS:
         found.__dict__[name] = getattr(first, name)
     return found
 
 
-def _from_teacher(chain: Sequence[Student]) -> Student:
-    """The last of a ``chain`` of copied layers, counted in the first teacher's."""
-    *earlier, student = chain
-    layers = student.layers
-    for spec in reversed(earlier):
-        if layers is None or spec.layers is None:
-            return student
-        layers = [spec.layers[layer] for layer in layers]
-    return student.model_copy(update={"layers": layers})
+def _starting(stage: Stage, model: str) -> Student:
+    """The student of a ``stage``, made of ``model`` instead of its teacher."""
+    return stage.student.model_copy(update={"model": model})

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from edgekd import pipeline, recipe
 from edgekd.errors import InputError
-from edgekd.pipeline.stages import _from_teacher
-from edgekd.sections import Student
 
 BERT = {
     "model_type": "bert",
@@ -67,6 +68,17 @@ def seconds(folder: Path) -> dict[str, float]:
     return {r.stem: r.stat().st_mtime_ns for r in records}
 
 
+LANGUAGE = {
+    "name": "language",
+    "task": "fill-mask",
+    "teacher": {"config": {**BERT, "num_hidden_layers": 3}, "vocabulary": 300, "fit": FIT},
+    "data": {"train": "train.txt", "test": "test.txt", "max_length": 32, "allow_overlap": True},
+    "student": {"layers": [0, 2]},
+    "distill": {**FIT, "epochs": 1, "top_k": 8},
+}
+STILL = {"epochs": 1, "learning_rate": 1e-30, "weight_decay": 0}  # what is trained stays as it was
+
+
 def test_an_assistant_teaches_the_student_and_everything_resumes(tmp_path: Path) -> None:
     stages = [
         {"name": "assistant", "student": {"layers": [0, 2]}, "distill": FIT},
@@ -91,14 +103,7 @@ def test_an_assistant_teaches_the_student_and_everything_resumes(tmp_path: Path)
 
 
 def test_a_student_learns_the_language_before_its_task(tmp_path: Path) -> None:
-    language = {
-        "name": "language",
-        "task": "fill-mask",
-        "teacher": {"config": {**BERT, "num_hidden_layers": 2}, "vocabulary": 300, "fit": FIT},
-        "data": {"train": "train.txt", "test": "test.txt", "max_length": 32, "allow_overlap": True},
-        "student": {"layers": [0]},
-        "distill": {**FIT, "top_k": 8},
-    }
+    language = {**LANGUAGE, "student": {"layers": [0]}}
     found = distil(tmp_path, stages=[language, {"name": "student", "distill": FIT}])
     assert [row["id"] for row in found["models"]] == ["teacher", "student-no-kd", "student"]
     configs = [
@@ -110,10 +115,66 @@ def test_a_student_learns_the_language_before_its_task(tmp_path: Path) -> None:
     assert set(said["result"]["evaluation"]["metrics"]) == {"perplexity", "masked_token_accuracy"}
 
 
-def test_layers_of_a_chain_are_the_first_teachers() -> None:
-    chain = [Student(layers=[0, 3, 6, 9]), Student(layers=[0, 2]), Student(layers=[1])]
-    assert _from_teacher(chain).layers == [6]
-    assert _from_teacher([Student(params=0.5), Student(layers=[1])]).layers == [1]
+def weights(folder: Path, name: str) -> dict[str, Any]:
+    found = load_file(folder / "run" / name / "model.safetensors")
+    return {key: value for key, value in found.items() if key.startswith("bert.encoder")}
+
+
+def mask_token(folder: Path, name: str) -> list[float]:
+    """Its embedding in that model."""
+    model = folder / "run" / name
+    number = Tokenizer.from_file(str(model / "tokenizer.json")).token_to_id("<mask>")
+    table = load_file(model / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    return table[number].tolist()  # type: ignore[no-any-return]
+
+
+def same(ours: dict[str, Any], theirs: dict[str, Any], layer: int) -> bool:
+    """Whether the only layer of ``ours`` is that ``layer`` of ``theirs``."""
+    return all(
+        torch.equal(value, theirs[name.replace("layer.0.", f"layer.{layer}.")])
+        for name, value in ours.items()
+    )
+
+
+def test_the_language_comes_first_then_an_assistant_then_the_student(tmp_path: Path) -> None:
+    stages = [
+        LANGUAGE,
+        {"name": "assistant", "distill": {**FIT, "weight_decay": 0}},
+        {"name": "student", "student": {"layers": [1]}, "distill": STILL},
+    ]
+    found = distil(tmp_path, stages=stages)
+    rows = {row["id"]: row for row in found["models"]}
+    assert rows["student"]["params"] == rows["student-no-kd"]["params"]
+    # What no row of the task shows stays as the language stage left it.
+    names = ("language/student", "assistant", "student", "language/untrained", "student-no-kd")
+    learned, assistant, student, bare, control = (mask_token(tmp_path, name) for name in names)
+    assert learned == assistant == student != bare == control
+    assert same(weights(tmp_path, "student"), weights(tmp_path, "assistant"), 1)
+    assert same(weights(tmp_path, "student-no-kd"), weights(tmp_path, "language/untrained"), 1)
+
+
+def test_an_assistant_teaches_a_student_that_knows_the_language(tmp_path: Path) -> None:
+    stages = [
+        {"name": "assistant", "student": {"layers": [0, 2]}, "distill": FIT},
+        LANGUAGE,
+        {"name": "student", "student": {"layers": [0]}, "distill": STILL},
+    ]
+    found = distil(tmp_path, stages=stages)
+    rows = {row["id"]: row for row in found["models"]}
+    assert rows["student"]["params"] == rows["student-no-kd"]["params"]
+    assert same(weights(tmp_path, "student"), weights(tmp_path, "language/student"), 0)
+    assert same(weights(tmp_path, "student-no-kd"), weights(tmp_path, "language/untrained"), 0)
+
+
+def test_the_control_has_the_shape_that_was_chosen_of_an_assistant(tmp_path: Path) -> None:
+    stages = [
+        {"name": "assistant", "student": {"params": "90%"}, "distill": FIT},
+        {"name": "student", "student": {"params": "85%"}, "distill": FIT},
+    ]
+    rows = {row["id"]: row for row in distil(tmp_path, stages=stages)["models"]}
+    sizes = [rows[name]["params"] for name in ("teacher", "assistant", "student")]
+    assert sizes[1] <= 0.9 * sizes[0] and sizes[2] <= 0.85 * sizes[1]
+    assert rows["student-no-kd"]["params"] == sizes[2]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +182,18 @@ def test_layers_of_a_chain_are_the_first_teachers() -> None:
     [
         ([{"name": "student"}, {"name": "student"}], "names of their own"),
         ([{"name": "teacher"}, {"name": "student"}], "names of their own"),
+        ([{"name": "data"}, {"name": "student"}], "names of their own"),
         ([{"name": "a", "task": "fill-mask"}, {"name": "student"}], "of its own"),
+        ([LANGUAGE, {**LANGUAGE, "name": "again"}, {"name": "student"}], "drop one of them"),
+        (
+            [LANGUAGE, {"name": "student", "student": {"params": "12%"}}],
+            "params would drop; give params to the student of 'language'",
+        ),
+        ([LANGUAGE, {"name": "student", "student": {"model": "x"}}], "model would drop"),
+        (
+            [LANGUAGE, {"name": "student", "student": {"layers": [2]}}],
+            r"names layer 2, but it is made of the model of 'language', which has 2 \(0 to 1\)",
+        ),
     ],
 )
 def test_stages_that_cannot_be_are_refused(

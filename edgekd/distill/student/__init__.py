@@ -51,6 +51,8 @@ def build(
         student = models.from_config(spec.config, task, teacher.preprocessor, teacher.labels, seed)
     elif spec.model is not None:
         student = models.load(spec.model, task, labels=teacher.labels, max_length=max_length)
+        if spec.layers is not None:  # of a stage that begins with another's weights
+            student = copy_layers(student, spec.layers, max_length)
     else:
         student = copy_layers(teacher, spec.layers, max_length)
     if spec.vocabulary == "trim":
@@ -65,6 +67,8 @@ def build(
 
 def check_shape(spec: Student, teacher: nn.Module) -> None:
     """Raise :class:`InputError` for layers or widths that ``teacher`` cannot give."""
+    if spec.model is not None:
+        return
     check_layers(spec.layers or (), teacher)
     if spec.widths:
         wanted_sizes(dissect(teacher).sizes, **spec.widths)
