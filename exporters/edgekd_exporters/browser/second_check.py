@@ -21,7 +21,7 @@ from edgekd_exporters.browser import packages
 from edgekd_exporters.browser.chromium import Chromium, PageError, program
 from edgekd_exporters.browser.folder import NESTED, PAGES, SETTINGS, file_of, read_config
 from edgekd_exporters.browser.serve import Server
-from edgekd_exporters.browser.session import TIME_LIMIT
+from edgekd_exporters.browser.session import TIME_LIMIT, device_of, no_adapter, on_page
 
 CHUNK = 64  # rows per exchange with the page
 
@@ -30,11 +30,13 @@ CHUNK = 64  # rows per exchange with the page
 class Answers:
     """What transformers.js said: the winner of each row, and float64 scores [rows, classes].
 
-    Scores are in the order of the bundle's labels and sum to 1.
+    Scores are in the order of the bundle's labels and sum to 1. ``device`` is where they were
+    computed: only a session of the same device is to say the same.
     """
 
     labels: tuple[str, ...]
     scores: np.ndarray
+    device: str
 
 
 def transformers_js(
@@ -43,29 +45,32 @@ def transformers_js(
     *,
     threads: int = 1,
     dtype: str | None = None,
+    device: str | None = None,
     time_limit: float = TIME_LIMIT,
     progress: Callable[[int], None] | None = None,
 ) -> Answers:
     """Classify raw rows with transformers.js's pipeline, one by one, as a page would.
 
     The pinned package runs in a Chromium of its own with the onnxruntime-web that it brings.
-    ``dtype`` picks a model of a folder with several. ``time_limit`` is in seconds, for loading and for each 64 rows; ``progress`` is called with
-    the number of rows done since the last call. Raises what a session raises, and
-    :class:`InputError` where transformers.js cannot load the folder or take the rows.
+    ``dtype`` picks a model of a folder with several; ``device`` is one of a session's, by default
+    the folder's own, as a page takes it. ``time_limit`` is in seconds, for loading and for each 64
+    rows; ``progress`` is called with the number of rows done since the last call. Raises what a
+    session raises, and :class:`InputError` where transformers.js cannot load the folder or take the
+    rows.
     """
     if not rows:
         raise InputError("there are no rows to classify")
     if any(row.get("text_pair") is not None for row in rows):
         raise InputError("transformers.js classifies single texts, and a row has a text_pair")
     settings = read_config(bundle)[SETTINGS]
-    _, device = file_of(bundle, dtype)
-    picked = {"dtype": dtype or settings["dtype"], "device": device}
+    device = device_of(device or file_of(bundle, dtype)[1])
+    picked = {"dtype": dtype or settings["dtype"], **on_page(device)}
     name = f"transformers.js {packages.versions()[packages.TRANSFORMERS]}"
     program()  # before anything is downloaded
     mounts = {"/": PAGES, "/bundle/": bundle.path, "/runtime/": packages.installed()}
     found: list[dict[str, float]] = []
     with Server(mounts) as server:
-        chromium = Chromium(f"{server.url}transformers.html")
+        chromium = Chromium(f"{server.url}transformers.html", device)
         try:
             asked = {**settings, **picked, "threads": threads, "engine": f"/runtime/{NESTED}/"}
             chromium.call("s => edgekd.open(s)", asked, time_limit)
@@ -77,6 +82,8 @@ def transformers_js(
                 if progress:
                     progress(len(answers))
         except PageError as error:
+            if missing := no_adapter(str(error)):
+                raise missing from error
             raise InputError(
                 f"{name} cannot classify with {bundle.path} ({error}); 'edgekd verify' says whether"
                 " the bundle is whole"
@@ -85,7 +92,7 @@ def transformers_js(
             chromium.close()
     labels = bundle.manifest.labels
     scores = np.array([[answer[label] for label in labels] for answer in found])
-    return Answers(tuple(labels[i] for i in scores.argmax(1)), scores)
+    return Answers(tuple(labels[i] for i in scores.argmax(1)), scores, device)
 
 
 def _plain(row: Row, preprocessor: Preprocessor) -> Any:

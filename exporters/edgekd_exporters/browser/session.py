@@ -78,8 +78,7 @@ class BrowserSession:
             "model": f"bundle/{self._file}",
             "threads": runtime.threads,
             "spinning": runtime.spinning,
-            "device": self._device.removesuffix("-software"),
-            "software": self._device.endswith("-software"),
+            **on_page(self._device),
         }
         try:
             self._opened = self._chromium.call("s => edgekd.open(s)", settings, self._limit)
@@ -165,11 +164,8 @@ class BrowserSession:
         self._server.close()
 
     def _refusal(self, bundle: Bundle, reason: str) -> EdgekdError:
-        if "no WebGPU adapter" in reason:
-            return MissingDependency(
-                "Chromium finds no WebGPU adapter here; install the GPU's Vulkan driver, or run"
-                " with device: wasm"
-            )
+        if missing := no_adapter(reason):
+            return missing
         file = bundle.path / self._file
         return InputError(
             f"onnxruntime-web {self._version} cannot load {file} ({reason}); export it again"
@@ -183,10 +179,29 @@ def _options(given: Mapping[str, Any]) -> tuple[str, float]:
                 f"unknown runtime option '{name}'{nearest(name, OPTIONS)}; the browser has"
                 f" {', '.join(OPTIONS)}"
             )
-    device = given.get("device", "wasm")
-    if device not in SCRIPTS:
-        raise InputError(f"runtime option device={device!r} is not one of {', '.join(SCRIPTS)}")
-    return device, float(given.get("time_limit", TIME_LIMIT))
+    return device_of(given.get("device", "wasm")), float(given.get("time_limit", TIME_LIMIT))
+
+
+def device_of(name: str) -> str:
+    """``name`` where it is a device of the browser; :class:`InputError` where it is not."""
+    if name not in SCRIPTS:
+        raise InputError(f"runtime option device={name!r} is not one of {', '.join(SCRIPTS)}")
+    return name
+
+
+def on_page(device: str) -> dict[str, Any]:
+    """A device as a page is told of it."""
+    return {"device": device.removesuffix("-software"), "software": device.endswith("-software")}
+
+
+def no_adapter(reason: str) -> MissingDependency | None:
+    """What is missing, where that is why a page gave up."""
+    if "no WebGPU adapter" not in reason:
+        return None
+    return MissingDependency(
+        "Chromium finds no WebGPU adapter here; install the GPU's Vulkan driver, or run with"
+        " device: wasm"
+    )
 
 
 def _encode(array: np.ndarray) -> dict[str, Any]:

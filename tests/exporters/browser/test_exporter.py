@@ -20,7 +20,7 @@ from edgekd_exporters.browser.serve import Server
 from edgekd_exporters.browser.session import BrowserSession
 
 from edgekd.bundle import Bundle
-from edgekd.errors import InputError
+from edgekd.errors import InputError, MissingDependency
 from edgekd.exporter import Plan, Runtime
 
 pytestmark = pytest.mark.browser
@@ -81,6 +81,7 @@ def test_transformers_js_says_the_same(
 def test_transformers_js_reads_grey_images(image_fp32: Bundle) -> None:
     rows, _, outputs = image_fp32.golden()
     said = transformers_js(image_fp32, rows)
+    assert said.device == "wasm"  # the folder's own
     np.testing.assert_allclose(said.scores, softmax(outputs["logits"]), atol=1e-5)
     assert said.labels == tuple(image_fp32.manifest.labels[i] for i in said.scores.argmax(1))
 
@@ -171,6 +172,29 @@ def test_webgpu_without_a_gpu_gives_the_same_numbers(image_fp32: Bundle) -> None
     finally:
         session.close()
     np.testing.assert_allclose(found, outputs["logits"], atol=1e-3)
+
+
+def test_transformers_js_computes_on_the_device_of_the_session(image_fp32: Bundle) -> None:
+    rows, _, outputs = image_fp32.golden()
+    said = transformers_js(image_fp32, rows[:2], device="webgpu-software", time_limit=120)
+    assert said.device == "webgpu-software"
+    np.testing.assert_allclose(said.scores, softmax(outputs["logits"][:2]), atol=1e-3)
+    with pytest.raises(InputError, match="device='gpu' is not one of wasm, webgpu"):
+        transformers_js(image_fp32, rows[:2], device="gpu")
+
+
+def test_half_precision_asks_for_webgpu_in_transformers_js_too(
+    exporter: BrowserExporter, image_fp32: Bundle, tmp_path: Path
+) -> None:
+    """As its folder says; where there is no GPU, nothing else computes in its place."""
+    half = exporter.compress(image_fp32, Plan("fp16"), (), tmp_path / "fp16")
+    rows, _, _ = half.golden()
+    try:
+        said = transformers_js(half, rows[:2])
+    except MissingDependency as told:
+        assert "no WebGPU adapter" in str(told)
+    else:
+        assert said.device == "webgpu"
 
 
 def test_a_plan_that_cannot_be_is_refused(

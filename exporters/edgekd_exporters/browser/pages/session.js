@@ -1,4 +1,5 @@
 // The page that a session drives: one model in onnxruntime-web, asked through window.edgekd.
+import {adapter} from "./adapter.js";
 
 // A WebAssembly heap only grows, so its size is its peak. The runtime keeps its memory to itself.
 const memories = [];
@@ -45,12 +46,6 @@ async function open({runtime, script, model, threads, spinning, device, software
   session = await ort.InferenceSession.create(graph, options);
   lap("create_ms");
   return {clock, isolated: crossOriginIsolated, agent: navigator.userAgent};
-}
-
-// A fallback adapter computes on the CPU: its numbers are WebGPU's, its times are nobody's.
-async function adapter(software) {
-  const found = navigator.gpu && await navigator.gpu.requestAdapter();
-  if (!found || (found.info.isFallbackAdapter && !software)) throw new Error("no WebGPU adapter");
 }
 
 async function download(path) {

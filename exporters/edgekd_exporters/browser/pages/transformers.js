@@ -1,10 +1,12 @@
 // The page of the second check: the bundle's folder in transformers.js, as a web team loads it.
 import {env, pipeline, RawImage} from "@huggingface/transformers";
+import {adapter} from "./adapter.js";
 import * as sound from "./sound.js";
 
 let pipe, listening;
 
-async function open({task, dtype, device, threads, engine, ...about}) {
+async function open({task, dtype, device, software, threads, engine, ...about}) {
+  if (device === "webgpu") await adapter(software);
   env.allowRemoteModels = false;
   env.allowLocalModels = true;
   env.localModelPath = "/";
