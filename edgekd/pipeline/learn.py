@@ -155,7 +155,7 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
             "params": teacher.parameters,
             "revision": teacher.revision,
             "size_bytes": weight_bytes(teacher.source) or _memory_bytes(teacher),
-            "source": _named(recipe.teacher.model or recipe.teacher.base),
+            "source": shape.named(recipe.teacher.model or recipe.teacher.base),
             "evaluation": evaluate(context.task, labels, said, references).to_dict(),
             "longest": context.longest_row or 0,
             # Running text is cut into blocks anyway, and nothing of it is lost.
@@ -324,7 +324,7 @@ def _student(
         else:
             fresh, found = context.model(tried.name), tried.result
             result = finish(context, fresh, found["outcome"], found["kept"], scratch, name)
-        source = _describe(chosen.student, context.teacher)
+        source = shape.describe(chosen.student, context.teacher)
         return {
             **result,
             "source": source,
@@ -361,32 +361,8 @@ def _depends(
     }
 
 
-def _named(source: str | None) -> str:
-    """A model in a report: its id, or the last name of its folder and never the path."""
-    if source is None:
-        return "a config, fitted here"
-    return Path(source).name if Path(source).expanduser().exists() else source
-
-
 def _memory_bytes(model: LoadedModel) -> int:
     return sum(p.numel() * p.element_size() for p in model.model.parameters())
-
-
-def _describe(spec: Student, teacher: LoadedModel) -> str:
-    """The student's origin in a few words, for the report."""
-    if spec.config:
-        return f"a {spec.config.get('model_type')} from its config"
-    if spec.model:
-        plural = "s" if len(spec.layers or ()) > 1 else ""
-        layers = f"layer{plural} {', '.join(map(str, spec.layers))} of " if spec.layers else ""
-        return layers + _named(spec.model)
-    total = getattr(teacher.model.config, "num_hidden_layers", "?")
-    rest = "".join(f", {name.replace('_', ' ')} {size}" for name, size in spec.widths.items())
-    rest += ", vocabulary trimmed" if spec.vocabulary == "trim" else ""
-    if not spec.layers:
-        return f"the teacher's own shape, all layers{rest}"
-    plural = "s" if len(spec.layers) > 1 else ""
-    return f"layer{plural} {', '.join(map(str, spec.layers))} of the teacher's {total}{rest}"
 
 
 def check_student(context: Context) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.preprocess import Row, TextPreprocessor
@@ -118,6 +119,30 @@ def copied_layers(context: Context, student: LoadedModel) -> list[int] | None:
     if not spec.limited:
         return None if spec.model else spec.layers
     return even_layers(layer_list(student.model)[1], layer_list(context.teacher.model)[1])
+
+
+def describe(spec: Student, teacher: LoadedModel) -> str:
+    """The student's origin in a few words, for the report."""
+    if spec.config:
+        return f"a {spec.config.get('model_type')} from its config"
+    if spec.model:
+        plural = "s" if len(spec.layers or ()) > 1 else ""
+        layers = f"layer{plural} {', '.join(map(str, spec.layers))} of " if spec.layers else ""
+        return layers + named(spec.model)
+    total = getattr(teacher.model.config, "num_hidden_layers", "?")
+    rest = "".join(f", {name.replace('_', ' ')} {size}" for name, size in spec.widths.items())
+    rest += ", vocabulary trimmed" if spec.vocabulary == "trim" else ""
+    if not spec.layers:
+        return f"the teacher's own shape, all layers{rest}"
+    plural = "s" if len(spec.layers) > 1 else ""
+    return f"layer{plural} {', '.join(map(str, spec.layers))} of the teacher's {total}{rest}"
+
+
+def named(source: str | None) -> str:
+    """A model in a report: its id, or the last name of its folder and never the path."""
+    if source is None:
+        return "a config, fitted here"
+    return Path(source).name if Path(source).expanduser().exists() else source
 
 
 def smallest_precision(recipe: Recipe) -> tuple[str, int]:
