@@ -14,7 +14,7 @@ from edgekd.preprocess import Row
 from edgekd_exporters.onnx import blocks, dynamic, half, static
 from edgekd_exporters.onnx.cpu import int8_kernels
 from edgekd_exporters.onnx.files import of_graph
-from edgekd_exporters.onnx.passes import fuse_attention, short_names, tidy
+from edgekd_exporters.onnx.passes import fuse_attention, half_vectors, short_names, tidy
 from edgekd_exporters.onnx.precisions import PRECISIONS
 from edgekd_exporters.onnx.weights import PlanReader, weighted
 
@@ -38,6 +38,7 @@ def apply(
         raise InputError(f"{bundle.path} has no attention for {plan.default} to fuse; use {plain}")
     if rung.kind == "dynamic":
         count = dynamic.apply(model, chosen, bits)
+        half_vectors.apply(model, chosen)
     elif rung.kind == "static":
         assert rung.calibration is not None
         if not calibration:

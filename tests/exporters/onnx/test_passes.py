@@ -12,9 +12,12 @@ import pytest
 from edgekd_exporters.onnx.passes import (
     constant_reshape,
     fuse_attention,
+    half_vectors,
     residual_sum,
+    tidy,
     trim_positions,
 )
+from edgekd_exporters.onnx.passes.graph import initializer
 
 from edgekd.bundle import Bundle
 
@@ -116,6 +119,48 @@ def test_attention_fuses_into_one_node(name: str, request: pytest.FixtureRequest
     assert fuse_attention.apply(model) == 2 == count(model, "MultiHeadAttention")
     _, inputs, outputs = bundle.golden()
     np.testing.assert_allclose(run(model, inputs)[0], outputs["logits"], rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_are_stored_in_half_and_widened_on_load(
+    bert_fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(half_vectors, "SMALLEST", 16)
+    kept = "bert.embeddings.LayerNorm"
+    feeds = bert_fp32.golden()[1]
+    model = load(bert_fp32)
+    before = run(model, feeds)[0]
+    halved = half_vectors.apply(model, lambda module: module != kept)
+    tidy.apply(model)
+    np.testing.assert_allclose(run(model, feeds)[0], before, rtol=1e-2, atol=1e-3)
+    stored = [v.dtype for v in model.graph.initializers.values()]
+    assert halved and stored.count(ir.DataType.FLOAT16) == halved
+    assert sum((node.name or "").startswith("widen") for node in model.graph) == halved
+    left = {
+        node.name
+        for value in model.graph.initializers.values()
+        if value.dtype == ir.DataType.FLOAT
+        and value.shape is not None
+        and value.shape.rank() == 1
+        and value.shape.numpy()[0] >= half_vectors.SMALLEST
+        for node in value.consumers()
+    }
+    assert f"{kept}/LayerNormalization" in left
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    data = ir.to_proto(model).SerializeToString()
+    onnxruntime.InferenceSession(data, options)
+    assert not any(n.name.startswith("widen") for n in ir.load(tmp_path / "optimized.onnx").graph)
+
+
+def test_a_vector_that_half_precision_cannot_hold_stays() -> None:
+    x = ir.Value(name="x", shape=ir.Shape([1, 64]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 20})
+    model = ir.Model(graph, ir_version=10)
+    large = initializer(model, "large", np.full(64, 1e6, np.float32))
+    add = ir.node("Add", [x, large])
+    graph.append(add)
+    graph.outputs.append(add.outputs[0])
+    assert half_vectors.apply(model, lambda module: True) == 0
 
 
 def test_another_softmax_is_left_alone() -> None:
