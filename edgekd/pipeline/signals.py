@@ -133,7 +133,8 @@ def _label_intermediate(context: Context, rows: Sequence[Row], taps: Taps) -> Si
 
     teacher = context.teacher
     spec = intermediate_spec(teacher, taps)
-    name = f"intermediate-{teacher.revision[:12]}-{fingerprint(spec.fields, ())[:8]}"
+    kept = {"fields": spec.fields, "of": spec.preprocessing}  # of which layers, too
+    name = f"intermediate-{teacher.revision[:12]}-{fingerprint(kept, ())[:8]}"
     store = SignalStore.open(context.run.path / "signals" / name, spec)
     with taps.on(teacher.model) as read:
         label_into(store, teacher, rows, context.task, "label intermediate layers", read=read)
