@@ -23,6 +23,7 @@ import numpy as np
 
 from edgekd.errors import InputError
 
+MASK_TOKENS = ("[MASK]", "<mask>")
 Row = Mapping[str, Any]
 Arrays = dict[str, np.ndarray]
 
@@ -78,6 +79,16 @@ class TextPreprocessor:
     @property
     def tokenizer(self) -> Any:
         return self._tokenizer  # type: ignore[attr-defined]
+
+    @property
+    def mask_token(self) -> str | None:
+        """What stands for a hidden word and is read as one piece; None where there is no such."""
+        for token in MASK_TOKENS:
+            number = self.tokenizer.token_to_id(token)
+            if number is not None:
+                read = self.tokenizer.encode(token, add_special_tokens=False).ids
+                return token if read == [number] else None
+        return None
 
     def encode(self, rows: Sequence[Row], length: int | None = None) -> Arrays:
         return self.pad(self.tokens(rows), length)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,16 +25,15 @@ from edgekd.errors import InputError, nearest
 from edgekd.preprocess import Row
 from edgekd.signals.keys import NOT_CONTENT, key
 
-MASK = "[MASK]"
 SHARE = 0.1  # of words masked, deleted or swapped; of an image's side or a clip shifted
 
 Random = np.random.Generator
 Words = list[str]
 
 
-def mask(words: Words, random: Random) -> Words:
+def mask(words: Words, random: Random, token: str = "[MASK]") -> Words:
     """Replace each word by the mask token with a chance of ``SHARE``, one at least."""
-    return [MASK if hit else word for word, hit in zip(words, _hits(words, random), strict=True)]
+    return [token if hit else word for word, hit in zip(words, _hits(words, random), strict=True)]
 
 
 def delete(words: Words, random: Random) -> Words:
@@ -142,12 +142,17 @@ COLUMNS = {
 
 
 def augment(
-    row: Row, number: int, operations: Sequence[str] | None = None, seed: int = 0
+    row: Row,
+    number: int,
+    operations: Sequence[str] | None = None,
+    seed: int = 0,
+    mask_token: str | None = None,
 ) -> dict[str, Any]:
     """Return variant ``number`` of a row, without its label.
 
     Each of ``operations`` (names of ``OPERATIONS`` for the row's kind; all by default) is applied
-    with a chance of one half, one at least. Words are what white space separates. Images are
+    with a chance of one half, one at least. Words are what white space separates; ``mask_token``
+    is the teacher's tokenizer's own, and without one no word is masked. Images are
     uint8 [height, width(, channels)]; audio is [samples], floats in ±1 or integers.
     Raises :class:`InputError` for an unknown operation or a row with nothing to augment.
     """
@@ -158,8 +163,11 @@ def augment(
     digest = hashlib.blake2b(key(row) + f"{seed}/{number}".encode(), digest_size=16).digest()
     random = np.random.default_rng(int.from_bytes(digest, "little"))
     for column in columns:
-        known = OPERATIONS[COLUMNS[column]]
-        names = check_operations(COLUMNS[column], operations)
+        kind = COLUMNS[column]
+        names = check_operations(kind, operations, mask_token)
+        known = dict(OPERATIONS[kind])
+        if kind == "text" and mask_token is not None:
+            known["mask"] = partial(mask, token=mask_token)
         chosen = [name for name in names if random.random() < 0.5]
         chosen = chosen or [names[int(random.integers(len(names)))]]
         value = content[column]
@@ -169,16 +177,25 @@ def augment(
                 words = known[name](words, random)
             content[column] = " ".join(words)
         elif len(value):
-            value = list(value) if COLUMNS[column] == "text" else np.asarray(value)
+            value = list(value) if kind == "text" else np.asarray(value)
             for name in chosen:
                 value = known[name](value, random)
             content[column] = value
     return content
 
 
-def check_operations(kind: str, operations: Sequence[str] | None) -> list[str]:
+def check_operations(
+    kind: str, operations: Sequence[str] | None, mask_token: str | None = None
+) -> list[str]:
     """Return the operations to draw from, or refuse an unknown one by its nearest name."""
-    known = OPERATIONS[kind]
+    known = dict(OPERATIONS[kind])
+    if kind == "text" and mask_token is None:
+        del known["mask"]
+        if operations and "mask" in operations:
+            raise InputError(
+                "the teacher's tokenizer has no mask token, so data.augment.operations cannot have"
+                f" mask; there are {', '.join(known)}"
+            )
     for name in operations or ():
         if name not in known:
             raise InputError(
@@ -195,6 +212,7 @@ def widen(
     test: Iterable[Row] = (),
     operations: Sequence[str] | None = None,
     seed: int = 0,
+    mask_token: str | None = None,
 ) -> list[dict[str, Any]]:
     """Return up to ``copies`` new, unlabelled variants of each row.
 
@@ -208,7 +226,7 @@ def widen(
     variants = []
     for row in originals:
         for number in range(copies):
-            variant = augment(row, number, operations, seed)
+            variant = augment(row, number, operations, seed, mask_token)
             identity = _identity(variant)
             if identity not in seen:
                 seen.add(identity)

@@ -167,8 +167,13 @@ class Context:
                 test=judged,
                 operations=augment.operations,
                 seed=self.recipe.seed,
+                mask_token=self.encoder.mask_token if self._reads_text else None,
             )
         return rows
+
+    @property
+    def _reads_text(self) -> bool:
+        return bool(self.task.default_columns.keys() & {"text", "tokens"})
 
     @cached_property
     def served(self) -> list[dict[str, Any]]:

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import InputError
-from edgekd.preprocess import Arrays, Preprocessor, TextPreprocessor
+from edgekd.preprocess import MASK_TOKENS, Arrays, Preprocessor, TextPreprocessor
 from edgekd.tasks.base import Metric
 from edgekd.tasks.language_model import LanguageModel, perplexity, token_accuracy
 
 HIDDEN = 0.15  # share of a text's tokens
 AS_MASK, AS_OTHER = 0.8, 0.1  # of the hidden ones
-MASK_TOKENS = ("[MASK]", "<mask>")
 
 
 class FillMask(LanguageModel):
@@ -58,15 +57,14 @@ class MaskedTextPreprocessor(TextPreprocessor):
         """Raises :class:`InputError` where the tokenizer has no mask token."""
         if not isinstance(plain, TextPreprocessor):
             raise InputError("fill-mask needs texts; give a text model as the teacher")
-        found = [plain.tokenizer.token_to_id(token) for token in MASK_TOKENS]
-        known = [number for number in found if number is not None]
-        if not known:
+        if plain.mask_token is None:
             raise InputError(
                 f"the tokenizer has no mask token ({' or '.join(MASK_TOKENS)}); take a model that"
                 " was trained to fill masks"
             )
+        number = plain.tokenizer.token_to_id(plain.mask_token)
         values = {f.name: getattr(plain, f.name) for f in fields(TextPreprocessor)}
-        return cls(**{**values, "padding_side": "right"}, mask_id=known[0])
+        return cls(**{**values, "padding_side": "right"}, mask_id=number)
 
     def pad(self, encodings: Sequence[Any], length: int | None = None) -> Arrays:
         arrays = super().pad(encodings, length)

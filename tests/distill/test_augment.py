@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
-from edgekd.distill.augment import MASK, OPERATIONS, augment, widen
+from edgekd.distill.augment import OPERATIONS, augment, widen
 from edgekd.errors import InputError
+from edgekd.preprocess import TextPreprocessor
 from edgekd.signals import key
 
 TEXT = {"text": "how do I get my new card to work in the shop", "label": "card_not_working"}
@@ -17,6 +21,7 @@ RANDOM = np.random.default_rng(0)
 IMAGE = {"image": RANDOM.integers(0, 256, (16, 12, 3), dtype=np.uint8), "label": "cat"}
 AUDIO = {"audio": np.sin(np.arange(800) / 9).astype(np.float32) / 2, "sampling_rate": 8000}
 ROWS = {"text": TEXT, "image": IMAGE, "audio": AUDIO}
+MASK = "<mask>"
 EACH = [(kind, name) for kind, known in OPERATIONS.items() for name in known]
 
 
@@ -39,7 +44,7 @@ def test_variants_carry_no_label(kind):
 def test_every_operation_changes_something_and_keeps_the_form(kind, name):
     row = ROWS[kind]
     before = row[kind].copy() if kind != "text" else row[kind]
-    variants = [augment(row, number, [name])[kind] for number in range(20)]
+    variants = [augment(row, number, [name], mask_token=MASK)[kind] for number in range(20)]
     assert any(not np.array_equal(v, row[kind]) for v in variants)
     np.testing.assert_array_equal(row[kind], before)  # the row itself is left alone
     for variant in variants:
@@ -67,7 +72,7 @@ def test_an_image_stays_nearer_to_itself_than_to_another(name):
 @given(WORDS, st.integers(0, 50))
 def test_text_operations_keep_their_promises(words, number):
     row = {"text": " ".join(words)}
-    masked = augment(row, number, ["mask"])["text"].split()
+    masked = augment(row, number, ["mask"], mask_token=MASK)["text"].split()
     assert len(masked) == len(words)
     assert all(m in (w, MASK) for m, w in zip(masked, words, strict=True))
     assert MASK in masked
@@ -120,7 +125,22 @@ def test_silence_and_empty_texts_pass_through():
 def test_what_cannot_be_meant_is_refused():
     with pytest.raises(InputError, match="did you mean 'delete'"):
         augment(TEXT, 0, ["delet"])
+    with pytest.raises(InputError, match="no mask token"):
+        augment(TEXT, 0, ["mask", "swap"])
     with pytest.raises(InputError, match="nothing to augment"):
         augment({"label": "x"}, 0)
     with pytest.raises(InputError, match="0 or more"):
         widen([TEXT], -1)
+
+
+def test_words_are_hidden_by_the_tokenizer_s_own_token() -> None:
+    for token, own in (("[MASK]", "[MASK]"), ("<mask>", "<mask>"), ("<unk>", None)):
+        vocabulary = Tokenizer(WordLevel({"<unk>": 0, token: 1, "card": 2}, unk_token="<unk>"))
+        vocabulary.pre_tokenizer = Whitespace()
+        bare = TextPreprocessor(vocabulary.to_str())
+        assert bare.mask_token is None  # known by name, and read in three pieces
+        vocabulary.add_special_tokens([token])
+        assert TextPreprocessor(vocabulary.to_str()).mask_token == own
+        texts = [augment(TEXT, n, mask_token=own)["text"] for n in range(20)]
+        found = {t for text in texts for t in ("[MASK]", "<mask>") if t in text}
+        assert found == ({own} if own else set())

@@ -131,5 +131,7 @@ def test_augmented_rows_are_learned_from_without_labels(
     assert 0 < len(added) <= 2 * len(context.train)
     assert all("label" not in row for row in added)
     assert not {row["text"] for row in added} & {row["text"] for row in context.train}
+    masked = context_of(data={"augment": {"operations": ["mask"]}}).unlabelled
+    assert all("[MASK]" in row["text"].split() for row in masked)  # the teacher's own token
     with pytest.raises(InputError, match="did you mean 'delete'"):
         _ = context_of(data={"augment": {"operations": ["delet"]}}).unlabelled
