@@ -117,7 +117,7 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
         from dataclasses import asdict
 
         from edgekd.evaluate.calibration import expected_calibration_error, reliability
-        from edgekd.evaluate.classes import blind_spots
+        from edgekd.evaluate.classes import errors_by_class
         from edgekd.pipeline.signals import teacher_outputs
 
         labels = list(context.labels)
@@ -126,14 +126,7 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
         outputs |= {name: _said(context, name) for name in models if name != "teacher"}
         task = context.task
         references = list(task.truth(references, outputs["teacher"]))
-        spots = []
-        both = [task.decisions(outputs[name], references) for name in ("student", "teacher")]
-        if both[0] is not None and both[1] is not None:
-            (ours, truth), (theirs, same) = both[0], both[1]
-            if np.array_equal(truth, same):  # cut at the same words
-                said, taught = ours.argmax(-1).tolist(), theirs.argmax(-1).tolist()
-                spots = blind_spots(truth.tolist(), said, taught, labels)
-        worst = sorted(spots, key=lambda spot: -spot.inherited)
+        spots = errors_by_class(task, outputs["student"], outputs["teacher"], references, labels)
         calibration = []
         for name, said in outputs.items():
             decisions = task.decisions(said, references)
@@ -148,7 +141,7 @@ def analyse(context: Context, models: Mapping[str, Done], labelled: Done) -> Don
                 )
         return {
             **_over_seeds(context, [m for m in models if m in TRAINED_PER_SEED], references),
-            "blind_spots": [asdict(spot) for spot in worst],
+            "blind_spots": [asdict(spot) for spot in spots],
             "calibration": calibration,
         }
 

@@ -148,7 +148,9 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         said = teacher_outputs(context)
         references = context.task.references(context.test, labels)
         references = list(context.task.truth(references, said))
-        preflight.teacher_knows(context.task, said, references, labels, recipe.teacher.model)
+        source = None if context.judge else recipe.teacher.model  # an assistant was trained here
+        vocabulary = getattr(teacher.model.config, "vocab_size", 0)
+        preflight.teacher_knows(context.task, said, references, labels, source, vocabulary)
         learned_from = [*context.train, *context.unlabelled]
         label_rows(context, context.learned, learned_from, "float16")
         return {

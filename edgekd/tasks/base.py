@@ -47,6 +47,7 @@ class Task(ABC):
     name: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]  # of the deployed program, and what the teacher is asked
     has_classes: ClassVar[bool] = True  # without, a model of this task has no labels
+    exclusive: ClassVar[bool] = True  # of the classes exactly one is true
     has_head: ClassVar[bool] = True  # without, the model's own last layer is what is read
     needs_answers: ClassVar[bool] = True  # without, rows may say nothing beside their content
     per_token: ClassVar[bool] = False
@@ -152,5 +153,6 @@ class Task(ABC):
         """Class probabilities [decisions, classes] and true classes [decisions].
 
         For calibration and for what goes wrong class by class; None where there are no classes.
+        Where those do not exclude each other, every class of a row is a decision of no or yes.
         """
         return None

@@ -18,6 +18,7 @@ class MultiLabelClassification(Task):
     name = "text-classification/multi-label"
     outputs = ("logits",)
     answer = "labels"
+    exclusive = False
     methods = ("binary_kl", "logit_mse")
     hard_loss = "binary_cross_entropy"
     auto_class = "AutoModelForSequenceClassification"
@@ -52,6 +53,14 @@ class MultiLabelClassification(Task):
 
     def targets(self, references: Sequence[Any], encodings: Sequence[Any] | None) -> list[Any]:
         return [np.array(reference, np.float32) for reference in references]
+
+    def decisions(
+        self, outputs: Mapping[str, np.ndarray], references: Sequence[Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """No or yes, for every class of every row: [rows · classes, 2] and [rows · classes]."""
+        logits = outputs["logits"].astype(np.float64).reshape(-1)
+        yes = np.exp(-np.logaddexp(0, -logits))
+        return np.stack([1 - yes, yes], 1), np.asarray(references, np.int64).reshape(-1)
 
 
 def _counts(decoded: Sequence[Any], references: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

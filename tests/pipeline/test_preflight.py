@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -43,3 +46,76 @@ def test_near_chance() -> None:
     skewed = np.array([0] * 95 + [1] * 5)
     with pytest.raises(InputError, match=r"commonest class on 95\.0%"):
         asked(np.zeros(100, int), skewed)
+
+
+def many(logits: np.ndarray, truth: np.ndarray) -> None:
+    """Ask a teacher of classes that do not exclude each other; both [rows, classes]."""
+    task = tasks.get("text-classification/multi-label")
+    rows = [tuple(row) for row in truth.tolist()]
+    teacher_knows(task, {"logits": logits}, rows, LABELS, "my-teacher")
+
+
+def test_classes_that_do_not_exclude_each_other() -> None:
+    random = np.random.default_rng(0)
+    truth = (random.random((200, 4)) < (0.7, 0.4, 0.2, 0.05)).astype(int)
+    good = np.where(random.random(truth.shape) < 0.1, 1 - truth, truth) * 2.0 - 1
+    many(good, truth)
+    with pytest.raises(InputError, match="calls 'b', my-teacher mostly calls 'c'"):
+        many(good[:, [0, 2, 1, 3]], truth)
+    for random_one in (random.normal(size=truth.shape), np.tile([1.0, -1, -1, -1], (200, 1))):
+        with pytest.raises(InputError, match=r"micro_f1 of 0\.\d+ .* dealt out to other rows have"):
+            many(random_one, truth)
+    together = np.repeat(truth[:, :1], 4, 1)  # always all or none: nothing is swapped
+    many(together * 2.0 - 1, together)
+
+
+def numbers(values: np.ndarray) -> tuple[str, dict[str, np.ndarray], list[Any]]:
+    truth = np.random.default_rng(1).normal(size=len(values))
+    return "text-classification/regression", {"logits": (values + truth)[:, None]}, truth.tolist()
+
+
+def ranks(values: np.ndarray) -> tuple[str, dict[str, np.ndarray], list[Any]]:
+    query = np.arange(len(values)) // 5
+    grades = (np.arange(len(values)) % 5 == query % 5).astype(float)
+    outputs = {"logits": (values + grades)[:, None], "query": query}
+    return "text-ranking", outputs, list(zip(map(str, query), grades.tolist(), strict=True))
+
+
+def spans(values: np.ndarray) -> tuple[str, dict[str, np.ndarray], list[Any]]:
+    context, count = "one two three four five", len(values)
+    random = np.random.default_rng(1)
+    truth = random.integers(0, 5, count)
+    words = [(0, 3), (4, 7), (8, 13), (14, 18), (19, 23)]
+    wrong = np.abs(values) > 1e-3
+    said = np.eye(5)[np.where(wrong, random.integers(0, 5, count), truth)]
+    offsets = np.tile(np.array(words), (count, 1, 1))
+    outputs = {"start_logits": said, "end_logits": said, "offsets": offsets, "mask": said * 0 + 1}
+    answers = [(context, ((context[slice(*words[n])], words[n][0]),)) for n in truth]
+    return "question-answering", outputs, answers
+
+
+@pytest.mark.parametrize("case", [numbers, ranks, spans])
+def test_answers_that_would_do_as_well_for_other_rows(
+    case: Callable[[np.ndarray], tuple[str, dict[str, np.ndarray], list[Any]]],
+) -> None:
+    def asked(values: np.ndarray) -> None:
+        name, outputs, references = case(values)
+        teacher_knows(tasks.get(name), outputs, references, (), "my-teacher")
+
+    noise = np.random.default_rng(2).normal(size=60)
+    asked(noise * 1e-4)
+    with pytest.raises(InputError, match=r"other rows have .* my-teacher is not fine-tuned"):
+        asked(noise * 1e4)
+    asked(noise[:10] * 1e4)  # so few rows say nothing
+
+
+@pytest.mark.parametrize("name", ["text-generation", "fill-mask"])
+def test_a_language_model_that_knows_nothing_of_the_texts(name: str) -> None:
+    def asked(nll: float) -> None:
+        said = {"nll": np.full((3, 4), nll, np.float32), "mask": np.ones((3, 4), np.uint8)}
+        said |= {key: np.zeros((3, 4), np.int32) for key in ("choice", "truth")}
+        teacher_knows(tasks.get(name), said, ["a", "b", "c"], (), None, vocabulary=1000)
+
+    asked(4.0)
+    with pytest.raises(InputError, match=r"of 1,097 .* nothing one of 1,000: it did not learn"):
+        asked(7.0)

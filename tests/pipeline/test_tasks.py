@@ -151,7 +151,7 @@ def test_text_ranking(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
     document = go(
         tmp_path,
         task="text-ranking",
-        teacher={"base": str(bert_dir), "fit": {"epochs": 2, "learning_rate": 5e-3}},
+        teacher={"base": str(bert_dir), "fit": {"epochs": 20, "learning_rate": 5e-3}},
         data={"train": train, "test": test, "allow_overlap": True},
         distill={**SETTINGS["distill"], "hard_weight": 0.5},
     )
