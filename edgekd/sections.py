@@ -70,7 +70,7 @@ class Control(Section):
 class Distill(Training):
     """Distillation: the objective beside the training values."""
 
-    temperature: Positive = 2.0
+    temperature: Positive | None = None  # 2, or what the method's stored sample is made for: 1
     method: str | None = None  # the loss that soft_weight weighs; the task's own by default
     # Of a distribution over a vocabulary: how many tokens stand for it in the store, 0 is all.
     top_k: Annotated[int, Field(ge=0)] | None = None
@@ -279,6 +279,7 @@ class Tune(Section):
             name: TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
             for name, field in fields.items()
         }
+        known["temperature"] = TypeAdapter(Positive)  # a number, not the method's own
         known["student"] = TypeAdapter(Student)
         return None if value is None else space.parse(value, known)
 

@@ -31,7 +31,9 @@ def distill(
     epochs: Annotated[int, typer.Option(min=1)] = 8,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     learning_rate: Annotated[float, typer.Option()] = 3e-4,
-    temperature: Annotated[float, typer.Option()] = 2.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="2 by default; 1 where tokens are sampled.")
+    ] = None,
     soft_weight: Annotated[float, typer.Option(help="Weight of the teacher's answer.")] = 1.0,
     hard_weight: Annotated[float, typer.Option(help="Weight of the label.")] = 0.0,
     control: Annotated[

@@ -164,7 +164,7 @@ def plan(
     options: dict[str, dict[str, Any]] = {}
     # Cosines have a temperature of their own scale; the recipe's is that of logits.
     if LOSSES[method].term == "soft" and "temperature" in LOSSES[method].settings():
-        options[method] = {"temperature": settings.temperature}
+        options[method] = {"temperature": task.temperature(settings.temperature, method)}
     if not weights.keys() & {*EXTRA_TERMS.values(), *EMBEDDINGS}:
         options = {name: value for name, value in options.items() if name in weights}
         objective = Objective(weights, options, classes=classes, parts=parts)

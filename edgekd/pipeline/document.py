@@ -339,10 +339,11 @@ def _shape(student: Done, bundles: Sequence[BundleRow]) -> Shape | None:
 def _settings(context: Context, models: Mapping[str, Done]) -> dict[str, Any]:
     distill = context.recipe.distill
     weights = {name: value for name, value in distill.weights.items() if value}
+    method = context.task.method(distill.method, distill.top_k)
     return {
-        "method": context.task.method(distill.method, distill.top_k),
+        "method": method,
         **weights,
-        "temperature": distill.temperature,
+        "temperature": context.task.temperature(distill.temperature, method),
         "learning_rate": distill.learning_rate,
         "epochs": distill.epochs,
         "batch_size": distill.batch_size,

@@ -58,10 +58,12 @@ class Tuning:
     @cached_property
     def own(self) -> dict[str, Any]:
         """The recipe's own value of everything that is searched."""
-        recipe = self.context.recipe
+        recipe, task = self.context.recipe, self.context.task
+        method = task.method(recipe.distill.method, recipe.distill.top_k)
         values = {
             **recipe.distill.model_dump(),
-            "method": self.context.task.method(recipe.distill.method, recipe.distill.top_k),
+            "method": method,
+            "temperature": task.temperature(recipe.distill.temperature, method),
             "student": recipe.student.model_dump(exclude_defaults=True),
         }
         return {name: values[name] for name in self.space}
@@ -293,7 +295,8 @@ def default_space(context: Context) -> dict[str, Range | Choices]:
     rate = distill.learning_rate
     space: dict[str, Range | Choices] = {"learning_rate": Range(rate / 4, rate * 4, log=True)}
     if distill.soft_weight:
-        heat = distill.temperature
+        method = context.task.method(distill.method, distill.top_k)
+        heat = context.task.temperature(distill.temperature, method)
         space["temperature"] = Range(min(1.0, heat), max(8.0, heat), log=True)
         space["hard_weight"] = Range(0.0, max(1.0, distill.hard_weight))
         classes = len(context.labels)

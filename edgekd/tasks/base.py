@@ -72,6 +72,10 @@ class Task(ABC):
         """The loss that soft_weight weighs: the one that is asked for, or the task's own."""
         return given or self.methods[0]
 
+    def temperature(self, given: float | None, method: str) -> float:
+        """What softens the answers that ``method`` compares: what is asked for, or its own."""
+        return 2.0 if given is None else given
+
     def head(self, labels: Sequence[str]) -> dict[str, Any]:
         """Config values that size the fresh head of a base model."""
         if not self.has_classes:

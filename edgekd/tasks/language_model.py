@@ -43,6 +43,11 @@ class LanguageModel(Task):
         sparse, dense = self.methods
         return given or (dense if top_k == 0 else sparse)
 
+    def temperature(self, given: float | None, method: str) -> float:
+        """A sample of tokens is drawn for 1, and is noisier above."""
+        sampled = method == self.methods[0]
+        return 1.0 if given is None and sampled else super().temperature(given, method)
+
     def prepare(self, preprocessor: Preprocessor) -> Preprocessor:
         """A token's place is its number in the row, so padding goes to the right."""
         return replace(preprocessor, padding_side="right")  # type: ignore[type-var]

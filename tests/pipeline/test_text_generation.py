@@ -35,7 +35,7 @@ def distil(folder: Path, **settings: Any) -> dict[str, Any]:
         "teacher": {"config": GPT, "vocabulary": 300, "fit": FIT},
         "data": {"train": "train.txt", "test": "test.txt", "max_length": 16},
         "student": {"layers": [0]},
-        "distill": {**FIT, "temperature": 1.0, **settings},
+        "distill": {**FIT, **settings},
         "targets": {},
         "profiles": [],
     }
@@ -95,6 +95,19 @@ def test_a_method_and_a_store_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         distil(tmp_path, **settings)
+
+
+def test_a_sharper_teacher_than_was_sampled_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"at least 1, not 0\.5.*top_k: 0"):
+        distil(tmp_path, temperature=0.5)
+    assert [p.stem for p in (tmp_path / "run" / "stages").iterdir()] == ["data"]
+
+
+def test_a_sample_is_drawn_for_one_degree_and_softened_by_two_elsewhere() -> None:
+    task, text = tasks.get("text-generation"), tasks.get("text-classification")
+    assert task.temperature(None, "softened_kl_sampled") == 1
+    assert task.temperature(3.0, "softened_kl_sampled") == 3
+    assert task.temperature(None, "softened_kl") == text.temperature(None, "softened_kl") == 2
 
 
 def test_vocabularies_are_compared_by_their_pieces() -> None:

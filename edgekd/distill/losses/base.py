@@ -49,6 +49,7 @@ class Loss:
     source: str
     mask: str = "mask"
     least_classes: int = 1
+    least_temperature: float = 0.0
 
     @property
     def couples_samples(self) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill.losses.base import Loss
+from edgekd.distill.losses.reduction import check_temperature
 from edgekd.distill.losses.registry import LOSSES
 from edgekd.errors import InputError, nearest
 
@@ -26,7 +27,8 @@ class Objective(nn.Module):
     the student's, and nothing of them is in the student.
 
     Raises :class:`InputError` for an unknown loss or setting, weights that are negative or sum to
-    nothing, too few classes, and coupled losses in several parts.
+    nothing, too few classes, a temperature that the loss cannot have, and coupled losses in
+    several parts.
     """
 
     def __init__(
@@ -60,7 +62,10 @@ class Objective(nn.Module):
                     f" {parts} parts would change it; use one part (no gradient accumulation, one"
                     " process) or a loss that does not"
                 )
-            self.terms[name] = term = loss.make(settings.get(name))
+            chosen = settings.get(name, {})
+            if "temperature" in chosen:
+                check_temperature(chosen["temperature"], loss.least_temperature)
+            self.terms[name] = term = loss.make(chosen)
             if isinstance(term, nn.Module):
                 self.owned[name] = term
 

@@ -41,9 +41,14 @@ def wide(tensor: Tensor) -> Tensor:
 
 def check_temperature(temperature: float, least: float = 0.0) -> None:
     """Refuse a temperature that softens nothing; raise :class:`InputError`."""
-    if not (temperature > 0 and temperature >= least and temperature < float("inf")):
-        limit = f"at least {least:g}" if least else "above 0"
-        raise InputError(f"the temperature must be {limit} and finite, not {temperature:g}")
+    if least and temperature < least:
+        raise InputError(
+            f"the temperature must be at least {least:g}, not {temperature:g}: what was sampled at"
+            f" {least:g} does not stand for a sharper distribution; raise temperature, or store all"
+            " of it (top_k: 0)"
+        )
+    if not 0 < temperature < float("inf"):
+        raise InputError(f"the temperature must be above 0 and finite, not {temperature:g}")
 
 
 def check_same_shape(student: Tensor, teacher: Tensor, what: str) -> None:

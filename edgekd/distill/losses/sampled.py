@@ -84,5 +84,6 @@ LOSSES = (
         laws=frozenset(Law) - {Law.SCALE, Law.POSITIVE},
         source="Anshumann 2025, arXiv:2503.16870",
         least_classes=2,
+        least_temperature=1.0,
     ),
 )
