@@ -30,6 +30,7 @@ class Law(StrEnum):
     SCALE = "unchanged by logit scale"
     FINITE = "finite gradient at extremes"
     UNBIASED = "on average the dense loss"
+    HEAT = "gradient kept as T grows"
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ LOSSES = (
         term="soft",
         function=binary_kl,
         reads=("student.logits", "teacher.logits"),
-        laws=frozenset({Law.ZERO, Law.POSITIVE, Law.SPLIT, Law.PADDING, Law.FINITE}),
+        laws=frozenset({Law.ZERO, Law.POSITIVE, Law.SPLIT, Law.PADDING, Law.FINITE, Law.HEAT}),
         source="Hinton 2015, arXiv:1503.02531",
     ),
     Loss(

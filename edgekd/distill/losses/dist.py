@@ -27,6 +27,7 @@ def dist(
     ρ is Pearson's correlation of softened probabilities. The second one, a mean over classes,
     couples all real positions of the batch: every sample carries the batch's value, and a batch
     of one has none. With two classes the first one is constant and only the second teaches.
+    T² is the paper's; a correlation does not shrink as T grows, so here it makes the term larger.
     """
     check_temperature(temperature)
     check_same_shape(student_logits, teacher_logits, "logits")

@@ -59,7 +59,7 @@ def similarity_kl(
 
     softmax(cosines / ``temperature``) over the other samples, so the widths need not be equal
     (Passalis & Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV
-    2018, arXiv:1803.10837).
+    2018, arXiv:1803.10837). Without T²: see ``reduction.py``.
     """
     check_temperature(temperature)
     mine, goal = (_relation(wide(side), temperature) for side in (student, teacher))

@@ -64,7 +64,7 @@ LOSSES = (
         term="soft",
         function=logit_mse,
         reads=("student.logits", "teacher.logits"),
-        laws=frozenset(Law) - {Law.SCALE, Law.SHIFT, Law.UNBIASED},
+        laws=frozenset(Law) - {Law.SCALE, Law.SHIFT, Law.UNBIASED, Law.HEAT},
         source="Kim 2021, arXiv:2105.08919",
     ),
 )

@@ -1,10 +1,14 @@
 """The one normalisation of every loss here.
 
     sum over classes · mean over features · mean over the real positions of a sample
-    · mean over samples · times T² where distributions are softened by T
+    · mean over samples · times T² where logits are softened by T
 
 Every loss returns one value per sample, float [batch]; the trainer takes the mean. Then a batch
 may be split in any way: the mean over samples is the weighted mean of the parts' means.
+
+Losses on cosines have no T². Theirs is the scale on which two directions are called alike (0.05),
+not a softening of logits that have a scale of their own: T² keeps the size of a gradient as T grows
+from 1, and would make one at 0.05 four hundred times smaller.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def softened_kl_sampled(
     ``student_logits`` [batch, ..., classes]; ``indices``, ``values`` [batch, ..., k],
     ``threshold`` [batch, ..., 1] and ``partition`` [batch, ..., 2] as
     :func:`edgekd.signals.sampled.sample` makes them. T is at least 1. What was drawn suits T = 1,
-    and varies more the higher T is. Unbiased at T = 1, 2 and 4; between them the teacher's
+    and varies more the higher T is (the mean of its gradient keeps its size, a single one grows). Unbiased at T = 1, 2 and 4; between them the teacher's
     partition is interpolated, which makes all weights of a place too small by one factor.
     """
     check_temperature(temperature, least=1.0)
@@ -81,7 +81,7 @@ LOSSES = (
             "teacher.threshold",
             "teacher.partition",
         ),
-        laws=frozenset(Law) - {Law.SCALE, Law.POSITIVE},
+        laws=frozenset(Law) - {Law.SCALE, Law.POSITIVE, Law.HEAT},
         source="Anshumann 2025, arXiv:2503.16870",
         least_classes=2,
         least_temperature=1.0,

@@ -69,7 +69,7 @@ LOSSES = (
             "teacher.start_logits",
             "teacher.end_logits",
         ),
-        laws=frozenset({Law.ZERO, Law.POSITIVE, Law.SPLIT, Law.PADDING, Law.FINITE}),
+        laws=frozenset({Law.ZERO, Law.POSITIVE, Law.SPLIT, Law.PADDING, Law.FINITE, Law.HEAT}),
         source="Hinton 2015, arXiv:1503.02531",
     ),
     Loss(

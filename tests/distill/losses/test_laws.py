@@ -194,6 +194,29 @@ def test_value_and_gradient_are_on_average_the_dense_loss(loss, seed, temperatur
         assert len(np.unique(signals["indices"], axis=0)) == 1
 
 
+@holding(Law.HEAT)
+@QUICK
+@given(seed=SEEDS, lengths=LENGTHS)
+def test_the_gradient_keeps_its_size_as_the_temperature_grows(loss, seed, lengths):
+    outputs, batch = make(loss, seed, len(lengths), lengths)
+    inputs = [t.requires_grad_() for v in outputs.values() for t in leaves(v)]
+    found = []
+    for temperature in (500.0, 1000.0):
+        total = value(loss, outputs, batch, temperature).sum()
+        gradients = torch.autograd.grad(total, inputs)
+        found.append(torch.cat([g.flatten() for g in gradients]))
+    assert (found[1] - found[0]).norm() <= 0.05 * found[0].norm()
+    if any(length > 1 for length in lengths):  # of one position nothing is a distribution
+        assert found[1].norm() > 1e-3
+
+
+def test_every_softened_loss_says_whether_it_keeps_its_gradient():
+    softened = {n for n, x in LOSSES.items() if x.term == "soft" and "temperature" in x.settings()}
+    kept = {name for name, loss in LOSSES.items() if Law.HEAT in loss.laws}
+    assert softened - kept == {"dist", "softened_kl_sampled"}  # why: their docstrings
+    assert kept < softened
+
+
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_every_loss_teaches(loss):
     """A few steps of gradient descent lower it: no term is without effect."""
