@@ -67,6 +67,28 @@ class Control(Section):
     learning_rates: Annotated[list[Positive], Field(min_length=1)]
 
 
+class Term(Section):
+    """A loss by name: a weight, and beside it any of that loss's own settings."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    weight: Weight | None = None  # unset where another weight of the recipe is this loss's
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """``dist: 0.5`` is ``dist: {weight: 0.5}``."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {"weight": value}
+        if not isinstance(value, dict | Term):
+            raise ValueError("write a weight, or {weight: 0.5} with settings of the loss")
+        return value
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 class Distill(Training):
     """Distillation: the objective beside the training values."""
 
@@ -82,6 +104,7 @@ class Distill(Training):
     embedding_weight: Weight = 0.0  # direction of the mean-pooled embedding
     contrastive_weight: Weight = 0.0  # which of the batch's embeddings is meant
     similarity_weight: Weight = 0.0  # how alike the batch's embeddings are to each other
+    losses: dict[str, Term] = {}  # any others by name, and settings of all of them
     layer_map: list[tuple[int, int]] | None = None  # (student, teacher), counted from 0
     control: bool | Control = True  # train student-no-kd at the same budget
 
@@ -91,7 +114,8 @@ class Distill(Training):
 
     @model_validator(mode="after")
     def _some_weight(self) -> Distill:
-        if not sum(self.weights.values()):
+        named = [term.weight or 0.0 for term in self.losses.values()]
+        if not sum([*self.weights.values(), *named]):
             raise ValueError(
                 "soft_weight and the other weights are all 0: nothing would be learned"
             )

@@ -21,6 +21,7 @@ from edgekd.distill.losses.hidden import layer_map
 from edgekd.distill.losses.objective import Objective
 from edgekd.distill.losses.registry import LOSSES
 from edgekd.distill.losses.taps import queries_keys_values
+from edgekd.distill.terms import EXTRA_TERMS, terms
 from edgekd.errors import InputError
 from edgekd.infer import pooled, position_mask
 from edgekd.tasks import Task
@@ -28,15 +29,6 @@ from edgekd.tasks import Task
 if TYPE_CHECKING:
     from edgekd.sections import Distill
 
-# Weights of a recipe beside soft_weight and hard_weight, and the losses they weigh.
-EXTRA_TERMS = {
-    "hidden_weight": "hidden",
-    "attention_weight": "attention",
-    "relation_weight": "relation",
-    "embedding_weight": "embedding_cosine",
-    "contrastive_weight": "embedding_contrastive",
-    "similarity_weight": "similarity_kl",
-}
 # Losses that compare embeddings, with a projection of their own where the widths differ.
 EMBEDDINGS = ("embedding_cosine", "embedding_mse", "embedding_contrastive")
 # What is read from inside a model, where it is not the task's own output.
@@ -156,32 +148,25 @@ def plan(
     that sum to nothing, a layer map past either model, a loss on two classes that needs more,
     coupled losses in several parts, and attentions that are not made of queries and keys alone.
     """
-    method = task.method(settings.method, settings.top_k)
-    weights = {method: settings.soft_weight, task.hard_loss: settings.hard_weight}
-    for weight, loss in EXTRA_TERMS.items():  # one of them may be the method itself
-        weights[loss] = weights.get(loss, 0.0) + getattr(settings, weight)
-    weights = {loss: weight for loss, weight in weights.items() if weight}
-    options: dict[str, dict[str, Any]] = {}
-    # Cosines have a temperature of their own scale; the recipe's is that of logits.
-    if LOSSES[method].term == "soft" and "temperature" in LOSSES[method].settings():
-        options[method] = {"temperature": task.temperature(settings.temperature, method)}
+    weights, chosen = terms(settings, task)
     if not weights.keys() & {*EXTRA_TERMS.values(), *EMBEDDINGS}:
-        options = {name: value for name, value in options.items() if name in weights}
-        objective = Objective(weights, options, classes=classes, parts=parts)
+        objective = Objective(weights, chosen, classes=classes, parts=parts)
         return Transfer(objective, Taps(frozenset()), Taps(frozenset()))
     ours, theirs = Shape.of(student), Shape.of(teacher)
     pairs = layer_map(ours.layers, theirs.layers, settings.layer_map)
     widths = {"student_width": ours.width, "teacher_width": theirs.width}
     # Only the mapped layers are read, so the loss counts them from 0.
-    options["hidden"] = {"layers": [(i, i) for i in range(len(pairs))], **widths}
+    options: dict[str, dict[str, Any]] = {
+        "hidden": {"layers": [(i, i) for i in range(len(pairs))], **widths},
+        "attention": {"layers": [(0, 0)]},
+        **{name: widths for name in EMBEDDINGS},
+    }
     reads = {name.removeprefix("teacher.") for loss in weights for name in LOSSES[loss].reads}
     wanted = INTERMEDIATE & reads - {*task.outputs}
     back_only = _back_only(wanted, (teacher, student), (theirs.heads, ours.heads), probe)
-    heads = _relation_heads(ours.width, theirs.width)
+    heads = _relation_heads(chosen.get("relation", {}).get("heads"), ours.width, theirs.width)
     options["relation"] = {"heads": heads, "back_only": any(back_only)}
-    options |= {name: widths for name in EMBEDDINGS}
-    options["attention"] = {"layers": [(0, 0)]}
-    options = {name: value for name, value in options.items() if name in weights}
+    options = {name: {**options.get(name, {}), **chosen.get(name, {})} for name in weights}
     return Transfer(
         Objective(weights, options, classes=classes, parts=parts),
         Taps(wanted, tuple(s for s, _ in pairs), ours.heads, back_only[1]),
@@ -211,5 +196,11 @@ def _back_only(
     return teacher, student
 
 
-def _relation_heads(*widths: int) -> int:
-    return next(n for n in range(RELATION_HEADS, 0, -1) if all(w % n == 0 for w in widths))
+def _relation_heads(asked: int | None, *widths: int) -> int:
+    usable = [n for n in range(1, max(widths) + 1) if all(w % n == 0 for w in widths)]
+    if asked is not None and asked not in usable:
+        raise InputError(
+            f"{asked} relation heads do not divide the widths {' and '.join(map(str, widths))};"
+            f" give one of {', '.join(map(str, usable))}"
+        )
+    return asked or max(n for n in usable if n <= RELATION_HEADS)

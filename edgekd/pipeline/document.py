@@ -343,6 +343,7 @@ def _settings(context: Context, models: Mapping[str, Done]) -> dict[str, Any]:
     return {
         "method": method,
         **weights,
+        **{f"losses.{n}": t.model_dump(exclude_none=True) for n, t in distill.losses.items()},
         "temperature": context.task.temperature(distill.temperature, method),
         "learning_rate": distill.learning_rate,
         "epochs": distill.epochs,

@@ -374,6 +374,11 @@ def check_student(context: Context) -> None:
         from edgekd.distill.precision import in_bf16
 
         in_bf16("bf16")
+    for distill in (recipe.distill, *(stage.distill for stage in recipe.stages if not stage.task)):
+        if distill.losses:
+            from edgekd.distill.terms import terms
+
+            terms(distill, context.task)
     if context.recipe.student.vocabulary == "trim" and not context.task.default_columns.keys() & {
         "text",
         "tokens",

@@ -301,6 +301,7 @@ def default_space(context: Context) -> dict[str, Range | Choices]:
         space["hard_weight"] = Range(0.0, max(1.0, distill.hard_weight))
         classes = len(context.labels)
         usable = [name for name in methods if not classes or classes >= _least_classes(name)]
+        usable = [name for name in usable if name == method or name not in distill.losses]
         # Over a vocabulary the method decides what is stored, which is not to be searched lightly.
         if len(usable) > 1 and not context.task.over_vocabulary:
             space["method"] = Choices(tuple(usable))
