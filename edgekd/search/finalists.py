@@ -59,15 +59,18 @@ def race(
 def settle(finalists: Sequence[Trial], ratio: Ratio) -> dict[Candidate, Trial]:
     """Decide between ``finalists`` timed side by side; the winner comes first, each with a note.
 
-    The winner is the smallest of those as good as the fastest: not told apart from it by the
-    interval of the ratio, or slower by no more than a tie or than their size is worth. Among sizes
-    within :data:`TIE` it is the faster, and among those as fast within :data:`TIE` the first of
+    The winner is the smallest of those as good as the fastest: slower by no more than a tie or than
+    their size is worth, or far smaller and not told apart from it. Among sizes within :data:`TIE` it is the faster, and among those as fast within :data:`TIE` the first of
     ``finalists``: the plainer rung.
     """
     first = finalists[0].candidate
     fast = min(finalists, key=lambda trial: ratio(trial.candidate, first).value)
     behind = {trial: ratio(trial.candidate, fast.candidate) for trial in finalists}
-    equals = [t for t, r in behind.items() if r.low <= 1 or _as_good(r.value, t, fast)]
+    equals = [
+        trial
+        for trial, r in behind.items()
+        if _as_good(r.value, trial, fast) or (r.low <= 1 and _far_smaller(trial, fast))
+    ]
     least = min(trial.size_bytes or 0 for trial in equals)
     small = [trial for trial in equals if (trial.size_bytes or 0) <= least * (1 + TIE)]
     best = min(behind[trial].value for trial in small)
@@ -105,5 +108,8 @@ def reason(error: Exception) -> str:
 
 def _as_good(slower: float, trial: Trial, fast: Trial) -> bool:
     """Whether ``slower`` times the latency of ``fast`` is a tie, or is made up for by the size."""
-    far_smaller = (trial.size_bytes or 0) <= SMALL * (fast.size_bytes or 0)
-    return slower <= 1 + (WORTH if far_smaller else TIE)
+    return slower <= 1 + (WORTH if _far_smaller(trial, fast) else TIE)
+
+
+def _far_smaller(trial: Trial, fast: Trial) -> bool:
+    return (trial.size_bytes or 0) <= SMALL * (fast.size_bytes or 0)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from edgekd.errors import InputError, VerificationError
-from edgekd.search.finalists import close, fastest, pace, race, reason
+from edgekd.search.finalists import TIE, close, fastest, pace, race, reason
 from edgekd.search.trial import Budget, Candidate, Choice, Scores, Sensitivity, Trial
 
 
@@ -32,13 +32,14 @@ def choose(ladder: Sequence[str], groups: Sequence[str], scores: Scores, budget:
     for precision in ladder[1:]:
         trial = _try(Candidate(precision), scores, budget, reference)
         trials.append(_mark(trial, trials))
-    ranking: list[Sensitivity] = []
-    for trial in _promising(trials, budget):
+    rankings: dict[str, list[Sensitivity]] = {}
+    while missed := [
+        t for t in _promising(trials, budget) if t.candidate.precision not in rankings
+    ]:
+        trial = missed[0]
         repaired, ranked = _repair(trial, groups, scores, budget, reference)
         trials += [_mark(made, [trial]) for made in repaired]
-        ranking += ranked
-        if any(made.within for made in repaired):
-            break
+        rankings[trial.candidate.precision] = ranked
     inside = [trial for trial in trials if trial.within]
     chosen = fastest(inside)
     final = close(inside)
@@ -48,6 +49,8 @@ def choose(ladder: Sequence[str], groups: Sequence[str], scores: Scores, budget:
         chosen = next(iter(noted.values()))
     measured = [trial for trial in trials if trial.failure is None]
     nearest = None if chosen else min(measured, key=lambda trial: _excess(trial, budget))
+    own = rankings.pop(chosen.candidate.precision, []) if chosen else []
+    ranking = [*own, *(item for ranked in rankings.values() for item in ranked)]
     return Choice(chosen, nearest, tuple(trials), tuple(ranking))
 
 
@@ -115,20 +118,26 @@ def _mark(trial: Trial, above: Sequence[Trial]) -> Trial:
         return trial
     last = measured[-1]
     assert trial.size_bytes is not None and last.size_bytes is not None
-    slower = None not in (trial.latency_ms, last.latency_ms) and pace(trial) > pace(last)
+    timed = None not in (trial.latency_ms, last.latency_ms)
+    slower = timed and pace(trial) > pace(last) * (1 + TIE)
     return replace(trial, slower=slower, larger=trial.size_bytes > last.size_bytes)
 
 
 def _promising(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
     """Rungs that lose too much accuracy and might else win: the fastest first, refused ones last.
 
-    One that is too slow or too large already would only become more so.
+    One that is too slow or too large already would only become more so, and so would one that is
+    no better than what another's repair has come to. A refused one has no times to compare: it is
+    repaired where no other could be.
     """
     best = fastest([trial for trial in trials if trial.within])
-    measured = [t for t in trials[1:] if not (t.within or t.failure) and _over(t, budget) <= 0]
+    whole = [trial for trial in trials[1:] if not trial.candidate.kept]
+    measured = [t for t in whole if not (t.within or t.failure) and _over(t, budget) <= 0]
     missed = [t for t in measured if best is None or fastest([best, t]) is t]
     ordered = sorted(missed, key=lambda trial: (pace(trial), trial.size_bytes))
-    return ordered + [trial for trial in trials if trial.refused]
+    if any(trial.within and trial.candidate.kept for trial in trials):
+        return ordered
+    return ordered + [trial for trial in whole if trial.refused]
 
 
 def _repair(

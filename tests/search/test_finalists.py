@@ -43,6 +43,12 @@ def test_a_size_within_the_tie_does_not_outweigh_the_speed() -> None:
     assert _settle({"a": (1.0, 1000), "b": (1.04, 999)}, SPREAD["noisy"])[0] == "a"
 
 
+def test_noise_does_not_make_a_little_size_worth_much_time() -> None:
+    true = {"int8": (1.0, 1000), "int8-fused": (1.08, 970)}
+    winner, notes = _settle(true, SPREAD["noisy"])
+    assert winner == "int8" and (notes["int8-fused"] or "").endswith("not told apart")
+
+
 def test_of_equals_the_plainer_rung_wins() -> None:
     true = {"int8": (1.01, 1000), "int8-reduced": (1.0, 1000)}
     winner, notes = _settle(true, SPREAD["noisy"])

@@ -75,6 +75,18 @@ def test_the_worst_group_goes_back_to_float() -> None:
     assert found.chosen.larger and found.chosen.slower  # than the whole-model rung
 
 
+def test_a_faster_rung_whose_repair_is_dear_does_not_hide_a_cheap_one() -> None:
+    world = World({"int4": {"stem": 0.5, "body": 0.5}, "int8": {"head": 0.02}})
+    found = world.choose(("fp32", "int8", "int4"), Budget(0.01))
+    assert found.chosen is not None and found.chosen.candidate == Candidate("int8", ("head",))
+    dear = next(t for t in found.trials if t.candidate == Candidate("int4", ("stem", "body")))
+    assert dear.within and dear.latency_ms is not None and found.chosen.latency_ms is not None
+    assert found.chosen.latency_ms < dear.latency_ms
+    assert [item.precision for item in found.ranking] == ["int8"] * 3 + [
+        "int4"
+    ] * 3  # its own first
+
+
 def test_more_groups_are_kept_until_it_fits() -> None:
     world = World({"int8": {"stem": 0.2, "head": 0.3}})
     found = world.choose(("fp32", "int8"), Budget(0.01))
