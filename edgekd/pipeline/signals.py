@@ -40,7 +40,8 @@ def store_of(context: Context, split: str, dtype: str | None = None) -> SignalSt
     teacher, shared = context.teacher, context.recipe.data.signals
     folder = context.run.path / "signals" / f"{split}-{teacher.revision[:12]}"
     if shared is not None and split == context.learned:
-        folder = Path(context.locate(shared))
+        found = Path(context.locate(shared))
+        folder = found if found.is_dir() else context.beside / shared
     top_k = context.top_k if split == context.learned else None
     spec = signal_spec(teacher, context.task, dtype, top_k) if dtype else None
     return SignalStore.open(folder, spec)
