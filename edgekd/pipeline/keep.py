@@ -25,10 +25,16 @@ class BestEpoch:
     """
 
     def __init__(
-        self, task: Task, model: LoadedModel, rows: Sequence[Row], folder: Path, what: str
+        self,
+        task: Task,
+        model: LoadedModel,
+        rows: Sequence[Row],
+        references: Sequence[Any],
+        folder: Path,
+        what: str,
     ) -> None:
-        self.task, self.model, self.rows, self.what = task, model, rows, what
-        self.references = task.references(rows, model.labels)
+        self.task, self.model, self.what = task, model, what
+        self.rows, self.references = rows, references
         self.weights = folder / "best-epoch.safetensors"
         self.log = folder / "epochs.json"
 

@@ -95,6 +95,11 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
     spec = context.recipe.teacher
     if spec.model is not None:
         return None
+    if not context.has_answers:
+        raise InputError(
+            "a teacher is fitted on labels, and the training rows have none; give a label column,"
+            " or a teacher.model that needs no fitting"
+        )
 
     def make(scratch: Path) -> Mapping[str, Any]:
         import torch

@@ -54,6 +54,7 @@ class Search:
     profile: Profile | None  # whose runtime runs the candidates; None: the exporter's own
     work: Path
     timed: Profile | None = None  # None: candidates are not timed, so the smallest wins
+    references: Sequence[Any] = ()  # of the selection, where its rows may not say them
 
     @property
     def runtime(self) -> Runtime:
@@ -80,7 +81,8 @@ class Search:
         made = self.bundle(candidate)
         task, labels = tasks.get(made.manifest.task), made.manifest.labels
         decoded = task.decode(predict(made, self.selection, runtime=self.runtime), labels)
-        return task.metrics(labels)[0](decoded, task.references(self.selection, labels))
+        given = self.references or task.references(self.selection, labels)
+        return task.metrics(labels)[0](decoded, given)
 
     def cost(self, candidate: Candidate) -> Cost:
         """The median under the clock's profile, timed alone, and the size."""

@@ -204,6 +204,7 @@ def _automatic(context: Context, exporter: Exporter, base: Built, target: Target
 
     def make(scratch: Path) -> Mapping[str, Any]:
         from edgekd.pipeline import precision
+        from edgekd.pipeline.signals import truth
         from edgekd.search.precision import closest
         from edgekd.search.trial import Budget as Allowed
 
@@ -214,6 +215,7 @@ def _automatic(context: Context, exporter: Exporter, base: Built, target: Target
             spread(context.train, CALIBRATION),
             profile,
             scratch,
+            references=truth(context, context.selection),
         )
         timed = precision.clock(exporter, search.base, profile)
         latency = limits.get("latency") if timed.evidence == "measured" and given else None

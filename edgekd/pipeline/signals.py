@@ -95,6 +95,19 @@ def intermediate_spec(teacher: LoadedModel, taps: Taps) -> SignalSpec:
     return SignalSpec(teacher.revision, description, fields)
 
 
+def truth(context: Context, rows: Sequence[Row]) -> list[Any]:
+    """What models are judged by on training or selection rows, an entry per row.
+
+    Rows without answers are judged by what the first teacher said of them, which is stored.
+    """
+    first = context.judge or context
+    found = first.task.references(rows, list(first.labels))
+    if any(reference is not None for reference in found):
+        return found
+    said = label_rows(first, first.learned, rows, "float16").get(keys_of(rows))
+    return list(first.task.truth(found, {name: filled(values) for name, values in said.items()}))
+
+
 def teacher_outputs(context: Context) -> Mapping[str, np.ndarray]:
     """What the teacher said about the test rows, in their order."""
     said = label_rows(context, "test", context.test, "float32").get(keys_of(context.test))

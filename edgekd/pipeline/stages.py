@@ -43,6 +43,7 @@ def before_student(context: Context, labelled: Done) -> Passed:
     here = alone = _follow(context, context, student=stages[0].student)
     models: dict[str, Done] = {}
     heard = labelled
+    data = context.recipe.data.model_copy(update={"signals": None})  # a shared store: the teacher's
     for stage, following in pairwise(stages):
         if stage.task is not None:
             inner = _language(context, stage)
@@ -56,7 +57,13 @@ def before_student(context: Context, labelled: Done) -> Passed:
         # A language stage makes its own student: nothing is made of this assistant then.
         spec = Student() if following.task else following.student
         here, alone = (
-            _follow(context, one, student=spec, teacher=Teacher(model=str(context.run.path / name)))
+            _follow(
+                context,
+                one,
+                student=spec,
+                teacher=Teacher(model=str(context.run.path / name)),
+                data=data,
+            )
             for one, name in ((here, stage.name), (alone, f"untrained-{stage.name}"))
         )
         rows = context.run.done["data"]

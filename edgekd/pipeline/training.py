@@ -13,7 +13,7 @@ from edgekd.errors import InputError
 from edgekd.infer import predict
 from edgekd.pipeline import preflight, shape
 from edgekd.pipeline.context import Context
-from edgekd.pipeline.signals import stored, teacher_outputs
+from edgekd.pipeline.signals import stored, teacher_outputs, truth
 from edgekd.preprocess import Row
 from edgekd.sections import Training
 
@@ -82,8 +82,10 @@ def fit(
         signals = stored(context, rows, objective.teacher)
     examples = Examples(rows, context.task, model.preprocessor, model.labels, signals)
     folder.mkdir(parents=True, exist_ok=True)
-    keeps = settings.keep == "best"
-    best = BestEpoch(context.task, model, context.selection, folder, name) if keeps else None
+    best = None
+    if settings.keep == "best":
+        held = context.selection
+        best = BestEpoch(context.task, model, held, truth(context, held), folder, name)
     outcome = trainer.train(
         model.model,
         examples,

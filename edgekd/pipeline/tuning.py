@@ -26,7 +26,7 @@ from edgekd import data
 from edgekd.errors import InputError, nearest
 from edgekd.pipeline import learn
 from edgekd.pipeline.context import Context, hold_out
-from edgekd.pipeline.signals import filled, stored
+from edgekd.pipeline.signals import stored, truth
 from edgekd.pipeline.stage import Done, fingerprint
 from edgekd.pipeline.training import plan
 from edgekd.preprocess import Row
@@ -132,16 +132,7 @@ class Tuning:
 
     @cached_property
     def references(self) -> list[Any]:
-        from edgekd.distill.transfer import Taps
-
-        task, held = self.context.task, self.held_out
-        found = task.references(held, list(self.context.labels))
-        if any(reference is not None for reference in found):
-            return found
-        # Rows without answers are judged by what the teacher said of them, which is stored.
-        read = stored(self.context, held, Taps(frozenset()))
-        said = {k: filled(v) for k, v in read(range(len(held))).items()}
-        return list(task.truth(found, said))
+        return truth(self.context, self.held_out)
 
     def check(self) -> None:
         """Refuse what cannot be tried, before any training.

@@ -26,25 +26,26 @@ def test_the_weights_of_the_best_epoch_come_back(tmp_path: Path) -> None:
     weight = model.model.classifier.weight  # type: ignore[union-attr]
     weight.data.zero_()  # type: ignore[union-attr, operator]
 
+    def keeper() -> BestEpoch:
+        return BestEpoch(task, model, rows, task.references(rows, "ab"), tmp_path, "x")
+
     def epoch(number: int, favour: int) -> None:
         bias.data[:] = 0  # type: ignore[union-attr, index]
         bias.data[favour] = 1  # type: ignore[union-attr, index]
-        best = BestEpoch(
-            task, model, rows, tmp_path, "x"
-        )  # as after a kill: what is best lies there
+        best = keeper()  # as after a kill: what is best lies there
         assert best(number) is False
 
     for number, favour in enumerate((1, 0, 1), 1):
         epoch(number, favour)
     epoch(3, 1)  # trained again after a kill: it takes its place, and is not a fourth
     bias.data[:] = 7  # type: ignore[union-attr, index]
-    kept = BestEpoch(task, model, rows, tmp_path, "x").restore()
+    kept = keeper().restore()
     assert kept == {"epoch": 2, "score": 2 / 3, "scores": [1 / 3, 2 / 3, 1 / 3]}
     assert bias.tolist() == [1.0, 0.0]  # type: ignore[union-attr, operator]
 
     weight.data[:] = 1e-9  # type: ignore[union-attr, operator]
     epoch(4, 0)  # as good as the second: the later one stays
-    kept = BestEpoch(task, model, rows, tmp_path, "x").restore()
+    kept = keeper().restore()
     assert kept["epoch"] == 4
     assert float(weight.detach().abs().max()) > 0  # type: ignore[union-attr, operator]
 

@@ -171,7 +171,10 @@ def test_the_control_has_the_shape_that_was_chosen_of_an_assistant(tmp_path: Pat
         {"name": "assistant", "student": {"params": "90%"}, "distill": FIT},
         {"name": "student", "student": {"params": "85%"}, "distill": FIT},
     ]
-    rows = {row["id"]: row for row in distil(tmp_path, stages=stages)["models"]}
+    data = {"train": "train.jsonl", "test": "test.jsonl", "max_length": 32, "signals": "shared"}
+    rows = {row["id"]: row for row in distil(tmp_path, stages=stages, data=data)["models"]}
+    # The shared store is the teacher's own.
+    assert [p.name[:6] for p in (tmp_path / "run" / "signals").glob("train-*")] == ["train-"]
     sizes = [rows[name]["params"] for name in ("teacher", "assistant", "student")]
     assert sizes[1] <= 0.9 * sizes[0] and sizes[2] <= 0.85 * sizes[1]
     assert rows["student-no-kd"]["params"] == sizes[2]

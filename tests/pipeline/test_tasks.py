@@ -86,7 +86,13 @@ def test_embeddings_without_labels_have_no_control(
         task="feature-extraction",
         teacher=str(encoder_dir),
         data={"train": train, "test": test},
+        distill={**SETTINGS["distill"], "keep": "best"},
+        targets={"onnx": {"precisions": ["auto"]}},
     )
+    # An epoch and a precision are chosen by what the teacher finds near among held-out rows.
+    kept = json.loads((tmp_path / "run" / "stages" / "student.json").read_text())["result"]["kept"]
+    assert all(0 < score <= 1 for score in kept["scores"]) and len(kept["scores"]) == 2
+    assert document["searches"][0]["chosen"]["accuracy"] > 0
     assert [row["id"] for row in document["models"]] == ["teacher", "student"]
     teacher, student = document["models"]
     assert teacher["metrics"] == {"mrr": 1.0, "ndcg@10": pytest.approx(1.0)}
