@@ -18,6 +18,7 @@ import onnx
 import rows as exchange
 
 import edgekd
+from edgekd.bench import environment
 from edgekd.bundle import MANIFEST, Bundle, Manifest, sha256
 from edgekd.errors import EdgekdError, VerificationError
 
@@ -74,7 +75,7 @@ def ours(
 def export(student: Path, task: str, options: Sequence[str], stem: Path, *given: Path) -> Bundle:
     """``edgekd export`` as a user calls it, once per content of the student, of ``given`` and of
     our own code."""
-    folder = stem.with_name(f"{stem.name}-{_key(student, *given, *_sources())}")
+    folder = stem.with_name(f"{stem.name}-{_key(student, *given, *_sources(), on=here())}")
     if not (folder / MANIFEST).is_file():
         print(f"  edgekd export {' '.join(options)}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -179,7 +180,7 @@ def fitting(bundle: Bundle, feeds: Feeds) -> Feeds:
 
 def logits(artifact: Artifact, work: Path) -> np.ndarray:
     """The first output for every test row, one at a time: float32 [rows, classes]; kept."""
-    digest = hashlib.sha256(sha256(artifact.bundle.path / "model.onnx").encode())
+    digest = hashlib.sha256(sha256(artifact.bundle.path / "model.onnx").encode() + here())
     for feed in artifact.feeds:
         for array in feed.values():
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -206,13 +207,19 @@ def _sources() -> list[Path]:
     """Our own code, whose change makes our artifacts anew."""
     import edgekd_exporters.onnx as target
 
-    ours = [Path(edgekd.__file__).parent / name for name in ("passes", "pipeline", "search")]
-    return [Path(edgekd.__file__).parent / "wrap.py", *ours, Path(target.__file__).parent]
+    return [Path(edgekd.__file__).parent, Path(target.__file__).parent]
 
 
-def _key(*paths: Path) -> str:
+def here() -> bytes:
+    """This machine, whose own are the choice of auto, int8 answers and times."""
+    found = environment.describe()
+    told = [found["cpu"], found["flags"], found["libraries"]["onnxruntime"]]
+    return json.dumps(told).encode()
+
+
+def _key(*paths: Path, on: bytes = b"") -> str:
     """A name for the content of files and folders."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(on)
     for path in paths:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:

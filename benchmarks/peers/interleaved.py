@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from artifacts import Artifact, Feeds
+from artifacts import Artifact, Feeds, here
 
 from edgekd import profiles
 from edgekd.bench.gate import Arm
@@ -100,7 +100,7 @@ def spread(artifact: Artifact, count: int = 64) -> list[int]:
 
 def _key(arms: Mapping[str, tuple[Bundle, Feeds]], protocol: Protocol) -> str:
     settings = {**asdict(protocol), "rounds": None}  # more rounds go on where the others ended
-    digest = hashlib.sha256(json.dumps(settings).encode())
+    digest = hashlib.sha256(json.dumps(settings).encode() + here())
     for name, (bundle, feeds) in sorted(arms.items()):
         digest.update(name.encode() + sha256(bundle.path / "model.onnx").encode())
         for feed in feeds:
