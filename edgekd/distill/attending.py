@@ -32,7 +32,7 @@ def attention(qkv: Tensor, heads: int, mask: Tensor | None, *, back_only: bool =
     query, key, _ = (
         part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in qkv.float().unbind(2)
     )
-    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    scores: Tensor = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
     if mask is not None:
         scores = scores.masked_fill(~mask.bool()[:, None, None, :], _FLOOR)
     if back_only:
@@ -83,8 +83,9 @@ def _unmoved_by_the_last(model: Any, feeds: Mapping[str, Tensor], whole: Tensor)
 def _own(model: Any, feeds: Mapping[str, Tensor]) -> Tensor | None:
     """The last layer's attention as the model says it; only the eager form says any."""
     with _eager(model):
-        said = model(**feeds, output_attentions=True)
-    return said.attentions[-1] if said.attentions else None
+        found = model(**feeds, output_attentions=True).attentions
+    own: Tensor | None = found[-1] if found else None
+    return own
 
 
 @contextmanager

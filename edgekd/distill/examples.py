@@ -70,6 +70,11 @@ class Examples(Dataset[int]):
         """Tokens per row where rows differ in length: int64 [rows]."""
         return np.array([len(t.ids) for t in self.tokens], np.int64) if self.tokens else None
 
+    @property
+    def _side(self) -> int:
+        """−1 where the tokenizer pads on the left, else 1."""
+        return -1 if getattr(self.preprocessor, "padding_side", "right") == "left" else 1
+
     def collate(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         if self.tokens is not None:
             arrays = self.preprocessor.pad([self.tokens[i] for i in indices])  # type: ignore[attr-defined]
@@ -89,7 +94,11 @@ class Examples(Dataset[int]):
             for name, values in self.signals(indices).items():
                 if isinstance(values, list):  # padded like the tokens, or like the places
                     per_place = self.places is not None and name not in PER_TOKEN
-                    values, _ = pad(values, places.shape[1] if per_place else width)
+                    side = 1 if per_place else self._side
+                    filled, _ = pad(
+                        [v[::side] for v in values], places.shape[1] if per_place else width
+                    )
+                    values = np.ascontiguousarray(filled[:, ::side])
                 batch[f"teacher.{name}"] = torch.from_numpy(np.asarray(values))
             if "teacher.mask" in batch:  # a word that either did not read has nothing to match
                 batch["mask"] &= batch.pop("teacher.mask").bool()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,20 @@ def test_a_batch_is_inputs_labels_and_signals(bert_dir: Path) -> None:
     assert batch["teacher.logits"].argmax(1).tolist() == [2, 0]
     assert (len(examples), examples[1]) == (3, 1)
     np.testing.assert_array_equal(examples.lengths, encoder.lengths(ROWS))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_was_said_of_a_token_lies_where_the_token_does(bert_dir: Path, side: str) -> None:
+    encoder = replace(models.load(str(bert_dir), TEXT).preprocessor, padding_side=side)  # type: ignore[type-var]
+
+    def signals(indices: Sequence[int]) -> dict[str, list[np.ndarray]]:
+        tokens = encoder.tokens([ROWS[i] for i in indices])
+        return {"qkv": [np.array(t.ids, np.float32)[:, None] for t in tokens]}
+
+    batch = Examples(ROWS, TEXT, encoder, LABELS, signals).collate([0, 1, 2])
+    real = batch["attention_mask"].bool()
+    assert batch["teacher.qkv"][..., 0][real].tolist() == batch["input_ids"][real].tolist()
+    assert not batch["teacher.qkv"][~real].any() and not real.all()
 
 
 def test_a_strange_label_is_named(bert_dir: Path) -> None:
