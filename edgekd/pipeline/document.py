@@ -12,7 +12,7 @@ import numpy as np
 from edgekd.pipeline import stages
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.learn import seed_folder
-from edgekd.pipeline.preflight import CUT_OFF
+from edgekd.pipeline.preflight import cut_off
 from edgekd.pipeline.ship import Built, budget_limits, chosen_profiles, not_searched
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
@@ -370,10 +370,7 @@ def _warnings(context: Context, models: Mapping[str, Done]) -> list[str]:
             f"{overlap['dropped']} training rows also stand in the test data; they were dropped from"
             " training"
         )
-    cut = models["teacher"].result.get("cut", 0.0)
-    if cut > CUT_OFF:
-        found.append(f"{cut:.1%} of the training rows are longer than the teacher reads: cut off")
-    lost = models["student"].result.get("cut", 0.0)
-    if lost > max(cut, CUT_OFF):
-        found.append(f"{lost:.1%} of the training rows are longer than the student reads: cut off")
+    lost = models["student"].result["cut"]
+    if (warning := cut_off(lost, "student")) and lost > models["teacher"].result["cut"]:
+        found.append(warning)  # the teacher's own was said when it labelled
     return found

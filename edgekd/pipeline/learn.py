@@ -17,11 +17,12 @@ from edgekd.pipeline.signals import label_rows, teacher_outputs
 from edgekd.pipeline.stage import Done
 from edgekd.pipeline.training import finish, fit, plan, train, weight_bytes
 from edgekd.preprocess import Row
-from edgekd.sections import Control, Student, Training
+from edgekd.progress import say
+from edgekd.sections import Control, Training
 
 if TYPE_CHECKING:
     from edgekd.models import LoadedModel
-    from edgekd.sections import Distill
+    from edgekd.sections import Distill, Student
 
 READING = (
     "edgekd.audio",
@@ -122,9 +123,10 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
             encoder = context.task.prepare(encoder)
             seed = context.recipe.seed
             teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
-        _check_shape(context, teacher)
+        shape.check(context, teacher)
         if not context.recipe.stages:
             _check_objective(context, teacher)
+        _cut_off(context, teacher, context.train, "teacher")
         return train(context, teacher, spec.fit, scratch, "teacher", context.recipe.seed)
 
     depends = {
@@ -143,12 +145,15 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
     student learns from in float16.
     """
     recipe = context.recipe
+    whose = name.removeprefix("label-") if context.judge else "teacher"
 
     def make(scratch: Path) -> Mapping[str, Any]:
         from edgekd.evaluate.run import evaluate
 
         teacher, labels = context.teacher, list(context.labels)
-        _check_shape(context, teacher)
+        shape.check(context, teacher)
+        learned_from = [*context.train, *context.unlabelled]
+        cut = _cut_off(context, teacher, learned_from, whose)
         label_rows(context, "test", context.test, "float32")
         said = teacher_outputs(context)
         references = context.task.references(context.test, labels)
@@ -156,7 +161,6 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         source = None if context.judge else recipe.teacher.model  # an assistant was trained here
         vocabulary = getattr(teacher.model.config, "vocab_size", 0)
         preflight.teacher_knows(context.task, said, references, labels, source, vocabulary)
-        learned_from = [*context.train, *context.unlabelled]
         label_rows(context, context.learned, learned_from, "float16")
         return {
             "params": teacher.parameters,
@@ -165,10 +169,7 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
             "source": shape.named(recipe.teacher.model or recipe.teacher.base),
             "evaluation": evaluate(context.task, labels, said, references).to_dict(),
             "longest": context.longest_row or 0,
-            # Running text is cut into blocks anyway, and nothing of it is lost.
-            "cut": 0.0
-            if context.task.over_vocabulary
-            else preflight.share_cut_off(teacher.preprocessor, learned_from),
+            "cut": cut,
         }
 
     depends = {
@@ -177,7 +178,21 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         "teacher": fitted or context.identity(recipe.teacher.model),
         "revision": recipe.teacher.revision,
     }
-    return context.run.stage(name, depends, (*MODELS, "edgekd.signals"), make)
+    done = context.run.stage(name, depends, (*MODELS, "edgekd.signals"), make)
+    warning = preflight.cut_off(done.result["cut"], whose)
+    if warning and warning not in context.warnings:  # tune passes here first
+        context.warnings.append(warning)
+    return done
+
+
+def _cut_off(context: Context, model: LoadedModel, rows: Sequence[Row], whose: str) -> float:
+    """Share of ``rows`` that ``model`` does not read to the end; said here where it matters."""
+    if context.task.over_vocabulary:  # running text is cut into blocks, and nothing of it is lost
+        return 0.0
+    share = preflight.share_cut_off(model.preprocessor, rows)
+    if warning := preflight.cut_off(share, whose):
+        say(f"  {warning}")
+    return share
 
 
 def check_objective(context: Context, labelled: Done) -> Done:
@@ -190,23 +205,6 @@ def check_objective(context: Context, labelled: Done) -> Done:
     recipe = context.recipe
     depends = _depends(context, labelled, "student", recipe.distill, recipe.seed)
     return context.run.stage("objective", depends, TRAINING, make)
-
-
-def _check_shape(context: Context, teacher: LoadedModel) -> None:
-    """Refuse a shape that ``teacher``, which may not have been fitted yet, cannot give.
-
-    Of stages it is the first one's: the others are made of the models before them.
-    """
-    from edgekd.distill.student import check_shape
-
-    trial = copy.copy(context)
-    trial.__dict__["teacher"] = teacher
-    if context.recipe.stages:
-        first = context.recipe.stages[0]
-        spec = Student() if first.task else first.student
-        trial.recipe = context.recipe.model_copy(update={"student": spec})
-    check_shape(trial.recipe.student, teacher.model)
-    shape.resolve(trial, [*context.train, *context.unlabelled])
 
 
 def _check_objective(context: Context, teacher: LoadedModel) -> None:
@@ -327,9 +325,11 @@ def _student(
         chosen = shape.resolve(context, learned_from)
         if tried is None:
             fresh = fresh_student(context, learned_from, seed, chosen.student)
+            cut = _cut_off(context, fresh, learned_from, "student")
             result = train(context, fresh, settings, scratch, name, seed)
         else:
             fresh, found = context.model(tried.name), tried.result
+            cut = _cut_off(context, fresh, learned_from, "student")
             result = finish(context, fresh, found["outcome"], found["kept"], scratch, name)
         source = shape.describe(chosen.student, context.teacher)
         return {
@@ -337,7 +337,7 @@ def _student(
             "source": source,
             "learning_rate": settings.learning_rate,
             "shape": chosen.to_dict(),
-            "cut": preflight.share_cut_off(fresh.preprocessor, learned_from),
+            "cut": cut,
         }
 
     depends = {**_depends(context, labelled, name, settings, seed), "tried": tried}

@@ -160,6 +160,13 @@ def share_cut_off(preprocessor: Preprocessor, rows: Sequence[Row]) -> float:
     return float(np.mean([bool(tokens.overflowing) for tokens in preprocessor.tokens(rows)]))
 
 
+def cut_off(share: float, whose: str) -> str | None:
+    """The warning for a ``share`` of rows of which the model does not read the end."""
+    if share <= CUT_OFF:
+        return None
+    return f"{share:.1%} of the training rows are longer than the {whose} reads: cut off"
+
+
 def same_vocabulary(teacher: Preprocessor, student: Preprocessor) -> bool:
     """Whether both number the same pieces in the same way."""
     assert isinstance(teacher, TextPreprocessor) and isinstance(student, TextPreprocessor)

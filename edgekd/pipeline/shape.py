@@ -7,6 +7,7 @@ student with every size spelt out.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,6 +110,23 @@ def resolve(context: Context, rows: Sequence[Row]) -> Chosen:
     )
     found = weights(shape)
     return Chosen(student, choice.why, precision, estimate(found, shape.layers, bits), found.total)
+
+
+def check(context: Context, teacher: LoadedModel) -> None:
+    """Refuse a shape that ``teacher``, which may not have been fitted yet, cannot give.
+
+    Of stages it is the first one's: the others are made of the models before them.
+    """
+    from edgekd.distill.student import check_shape
+
+    trial = copy.copy(context)
+    trial.__dict__["teacher"] = teacher
+    if context.recipe.stages:
+        first = context.recipe.stages[0]
+        spec = Student() if first.task else first.student
+        trial.recipe = context.recipe.model_copy(update={"student": spec})
+    check_shape(trial.recipe.student, teacher.model)
+    resolve(trial, [*context.train, *context.unlabelled])
 
 
 def copied_layers(context: Context, student: LoadedModel) -> list[int] | None:

@@ -128,3 +128,17 @@ def test_rows_that_are_cut_off_are_counted(context_of: Callable[..., Context]) -
     rows = [{"text": "card " * n} for n in (2, 4, 6, 8)]  # two more are [CLS] and [SEP]
     assert share_cut_off(replace(preprocessor, max_length=8), rows) == 0.25
     assert share_cut_off(replace(preprocessor, max_length=10), rows) == 0.0
+
+
+def test_rows_that_are_cut_off_are_said_before_any_training(
+    context_of: Callable[..., Context], capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = context_of()
+    shorter = context.recipe.data.model_copy(update={"max_length": 8})
+    context.recipe = context.recipe.model_copy(update={"data": shorter})
+    for _ in range(2):  # the second time nothing is run, and it is a warning still
+        context.warnings.clear()
+        learn.label(context, learn.read(context), None)
+        (warning,) = context.warnings
+        assert "% of the training rows are longer than the teacher reads: cut off" in warning
+    assert warning in capsys.readouterr().err
