@@ -38,7 +38,6 @@ def apply(
         raise InputError(f"{bundle.path} has no attention for {plan.default} to fuse; use {plain}")
     if rung.kind == "dynamic":
         count = dynamic.apply(model, chosen, bits)
-        half_vectors.apply(model, chosen)
     elif rung.kind == "static":
         assert rung.calibration is not None
         if not calibration:
@@ -56,6 +55,8 @@ def apply(
         model, count = half.apply(model, chosen)
     if not count:
         raise InputError(f"{bundle.path} has nothing that {plan.default} applies to; use fp32")
+    if rung.kind in ("dynamic", "static"):
+        half_vectors.apply(model, chosen)
     tidy.apply(model)
     short_names.apply(model)
     compression: dict[str, Any] = {
