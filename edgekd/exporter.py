@@ -22,6 +22,7 @@ from edgekd.errors import EdgekdError, InputError, VerificationError, nearest
 from edgekd.publish import publish, staged
 
 if TYPE_CHECKING:
+    from edgekd.evaluate.cross import Opinion
     from edgekd.preprocess import Preprocessor, Row
     from edgekd.program import Program, Shapes
 
@@ -175,6 +176,12 @@ class Exporter(ABC):
         Raises :class:`InputError` for one that is not there.
         """
         return bundle
+
+    def cross_check(
+        self, bundle: Bundle, rows: Sequence[Row], runtime: Runtime
+    ) -> Iterator[Opinion]:
+        """Other runtimes on the files and rows that ``open`` with ``runtime`` ran; by default none."""
+        return iter(())
 
     def slot(self, precision: str) -> str | None:
         """What a bundle of several precisions calls this one; None where a bundle holds one."""

@@ -3,7 +3,7 @@
 A run killed anywhere continues where it was, and a stage whose inputs have not changed is not
 run again. Reading order: ``stage.py`` (how a stage runs), ``context.py`` (what stages share),
 ``learn.py`` (models), ``tuning.py`` (their settings), ``shift.py`` (are served rows like the training
-rows?), ``ship.py`` (bundles), ``document.py`` (the report).
+rows?), ``ship.py`` (bundles), ``worth.py`` (their scores and times), ``document.py`` (the report).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgekd.errors import InputError
-from edgekd.pipeline import learn, shift, ship, stages
+from edgekd.pipeline import learn, shift, ship, stages, worth
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done, Run
 from edgekd.recipe import Recipe
@@ -51,8 +51,8 @@ def run(
         labelled = models["teacher"]
         shift.examine(context, labelled)
         built = ship.build(context, models)
-        scores = {b.path: ship.score(context, b, labelled) for b in built}
-        benches = {p.name: ship.bench(context, p, built) for p in ship.chosen_profiles(context)}
+        scores = {b.path: worth.score(context, b, labelled) for b in built}
+        benches = {p.name: worth.bench(context, p, built) for p in ship.chosen_profiles(context)}
         rules = {"strict": strict, "gate_projections": gate_projections}
         return _report(context, models, built, scores, benches, labelled, rules)
 

@@ -229,6 +229,7 @@ def _bundle_row(built: Built, scored: Done, benches: Mapping[str, Done]) -> Bund
         bundle_bytes=facts["bundle_bytes"],
         evidence=scored.result["evidence"],
         scored_on=scored.result["scored_on"],
+        checks=scored.result["checks"],
         bench=rows,
         exact=facts["exact"],
         notes=facts["notes"],

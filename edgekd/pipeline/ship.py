@@ -1,26 +1,22 @@
-"""The stages that make bundles of a model and find out what they are worth."""
+"""The stages that make bundles of a model; ``worth.py`` finds out what those are worth."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgekd import exporter as exporters
 from edgekd import profiles
-from edgekd.bench import environment
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError, nearest
-from edgekd.exporter import AUTO, Exporter, Plan, Runtime, Spec
+from edgekd.exporter import AUTO, Exporter, Plan, Spec
 from edgekd.pipeline.context import Context, spread
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
-from edgekd.progress import say, track
+from edgekd.progress import say
 from edgekd.sections import Budget, Target
 
 BUNDLING = (
@@ -142,7 +138,7 @@ def _combine(context: Context, exporter: Exporter, built: Sequence[Built]) -> No
         return {"folder": {**known, "bundle_bytes": size, "holds": holds}}
 
     depends = {"bundles": {one.path: one.done for one in slots.values()}, "known": known}
-    code = (*BUNDLING, "edgekd.pipeline.ship", _package(exporter))
+    code = (*BUNDLING, "edgekd.pipeline.ship", package_of(exporter))
     context.run.stage(f"combine-{exporter.name}", depends, code, make, path)
 
 
@@ -169,7 +165,7 @@ def _export(context: Context, exporter: Exporter, target: Target, model: str, ma
         return _facts(exporter, exporter.lower(program, spec, scratch / "output"))
 
     depends = {"model": made, "spec": repr(spec)}
-    code = (*BUNDLING, "edgekd.wrap", "edgekd.models", "edgekd.processors", _package(exporter))
+    code = (*BUNDLING, "edgekd.wrap", "edgekd.models", "edgekd.processors", package_of(exporter))
     name = f"export-{Path(path).name}"
     return Built(
         model, exporter.name, precision, path, context.run.stage(name, depends, code, make, path)
@@ -185,7 +181,7 @@ def _compress(context: Context, exporter: Exporter, base: Built, precision: str)
         made = exporter.compress(bundle, Plan(precision), rows, scratch / "output")
         return _facts(exporter, made)
 
-    code = (*BUNDLING, _package(exporter))
+    code = (*BUNDLING, package_of(exporter))
     done = context.run.stage(
         f"quantize-{Path(path).name}", {"base": base.done, "plan": precision}, code, make, path
     )
@@ -229,7 +225,7 @@ def _automatic(context: Context, exporter: Exporter, base: Built, target: Target
         return {**facts, "precision": kept.candidate.precision, "search": search_row}
 
     depends = {"base": base.done, "profile": profile, "max_drop": target.max_drop, "limits": limits}
-    code = (*SCORING, "edgekd.search", "edgekd.pipeline.precision", _package(exporter))
+    code = (*SCORING, "edgekd.search", "edgekd.pipeline.precision", package_of(exporter))
     done = context.run.stage(f"search-{Path(path).name}", depends, code, make, path)
     return Built("student", exporter.name, done.result["precision"], path, done)
 
@@ -273,7 +269,7 @@ def _spec(context: Context, target: Target, exporter: Exporter) -> Spec:
     )
 
 
-def _package(exporter: Exporter) -> str:
+def package_of(exporter: Exporter) -> str:
     """The package that an exporter lives in: its source is part of the stage's fingerprint."""
     return ".".join(type(exporter).__module__.split(".")[:2])
 
@@ -289,107 +285,3 @@ def _facts(exporter: Exporter, bundle: Bundle) -> Mapping[str, Any]:
         "exact": exporter.inspect(bundle),
         "notes": [f"{f.message}{f' ({f.where})' if f.where else ''}" for f in findings],
     }
-
-
-def score(context: Context, built: Built, labelled: Done) -> Done:
-    """Run the bundle over every test row; keep its outputs and what they are worth.
-
-    It runs as the first profile of its target that opens it: a provider or a device has numerics
-    of its own.
-    """
-    name = Path(built.path).name
-    bundle = Bundle.open(context.run.path / built.path)
-    mine = profiles_of(context, built.target)
-    profile = next((p for p in mine if _opens(p, bundle)), None)
-    runtime = profile.runtime.for_session() if profile else Runtime()
-
-    def make(scratch: Path) -> Mapping[str, Any]:
-        from edgekd.evaluate.run import evaluate, run_session
-        from edgekd.pipeline.signals import teacher_outputs
-
-        labels = bundle.manifest.labels
-        session = exporters.get(built.target).open(bundle, runtime)
-        try:
-            with track(f"score {name}", len(context.test)) as advance:
-                outputs = run_session(session, bundle, context.test, progress=advance)
-            kind, where = session.kind, _where(session.describe())
-        finally:
-            session.close()
-        references = context.task.references(context.test, labels)
-        said = teacher_outputs(context)
-        found = evaluate(context.task, labels, outputs, references, said)
-        with (scratch / "output").open("wb") as file:
-            np.savez(file, allow_pickle=False, **outputs)
-        evidence = "measured" if kind == "native" else "reference"
-        return {"evidence": evidence, "scored_on": where, "evaluation": found.to_dict()}
-
-    depends = {"bundle": built.done, "labelled": labelled, "runtime": asdict(runtime)}
-    code = (*SCORING, _package(exporters.get(built.target)))
-    return context.run.stage(f"score-{name}", depends, code, make, f"evaluations/{name}.npz")
-
-
-def _where(described: Mapping[str, Any]) -> str:
-    """``onnxruntime 1.32.0, CPUExecutionProvider``"""
-    runtime = f"{described.get('runtime', '')} {described.get('version', '')}".strip()
-    device = described.get("device") or described.get("provider")
-    return ", ".join(filter(None, (runtime, device)))
-
-
-def _opens(profile: Profile, bundle: Bundle) -> bool:
-    """Whether the profile's runtime asks for a model that this bundle has."""
-    exporter = exporters.get(profile.target)
-    try:
-        exporter.opened(bundle, profile.runtime.for_session())
-    except InputError:
-        return False
-    return True
-
-
-def bench(context: Context, profile: Profile, built: Sequence[Built]) -> Done:
-    """Time every bundle that the profile runs, in one interleaved run of fresh processes.
-
-    A profile may ask for one of a folder's models by name: then for the bundles that are that one.
-    """
-    mine = []
-    for one in (b for b in built if b.target == profile.target):
-        if _opens(profile, Bundle.open(context.run.path / one.path)):
-            mine.append(one)
-        else:
-            say(f"  {one.path} is not what the runtime of {profile.name} asks for: not timed")
-    if not mine:
-        raise InputError(
-            f"no bundle is what the runtime of the profile '{profile.name}' asks for"
-            f" ({profile.runtime.options}); add its precision to targets.{profile.target}, or drop"
-            " the option"
-        )
-
-    def make(scratch: Path) -> Mapping[str, Any]:
-        from edgekd.bench.measure import compare
-
-        paths = {b.path: context.run.path / b.path for b in mine}
-        found = compare(paths, profile, context.test)
-        raw = {name: m.to_dict() for name, m in found.measurements.items()}
-        (scratch / "output").write_text(json.dumps({"schema": "edgekd.bench/1", "bundles": raw}))
-        teacher = next((b.path for b in mine if b.model == "teacher"), None)
-        ratios = {}
-        for path in paths:
-            ratio = found.ratio(teacher, path) if teacher and path != teacher else None
-            if ratio is not None:
-                ratios[path] = [ratio.value, ratio.low, ratio.high]
-        rows = {name: m.to_dict(raw=False) for name, m in found.measurements.items()}
-        return {"rows": rows, "speedup": ratios}
-
-    # Times are of this machine: a run directory that was carried elsewhere is timed again.
-    machine = environment.describe()
-    here = {key: machine.get(key) for key in ("cpu", "flags", "cores", "usable_cores", "os")}
-    depends = {"profile": profile, "machine": here, "bundles": {b.path: b.done for b in mine}}
-    code = (
-        "edgekd.bench",
-        "edgekd.pipeline.ship",
-        "edgekd.bundle",
-        "edgekd.preprocess",
-        "edgekd.audio",
-    )
-    return context.run.stage(
-        f"bench-{profile.name}", depends, code, make, f"bench/{profile.name}.json"
-    )

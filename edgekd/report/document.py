@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgekd import __version__
 from edgekd.errors import InputError
+from edgekd.report.check import Check
 from edgekd.report.folder import Folder
 from edgekd.report.tuning import Tuning
 from edgekd.report.verdict import Verdict
@@ -131,6 +132,7 @@ class BundleRow(Scores):
     bundle_bytes: int  # the whole directory
     evidence: Evidence  # of the scores
     scored_on: str | None = None  # runtime and device that the scores are of
+    checks: list[Check] = []  # the same rows in other runtimes
     bench: list[Bench] = []
     missing: str | None = None  # why there are no scores
     exact: dict[str, Any] = {}  # what Exporter.inspect counted: MACs, ops

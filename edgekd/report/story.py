@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgekd.report import units
+from edgekd.report.check import Check
 from edgekd.report.document import Bench, BundleRow, Document, Latency, speedup
 from edgekd.report.folder import Folder
 
@@ -94,6 +95,18 @@ def folder(row: Folder) -> str:
         f"`{row.path}` ships {len(row.holds)} models in {units.size(row.bundle_bytes)}: {first},"
         f" which opens unless another is asked for, and {', '.join(others)}. Each is the same file"
         f" as in the bundle named, whose figures are its own.{left}"
+    )
+
+
+def check(row: Check, name: str) -> str:
+    """How often another runtime decides as the bundle's own does, and how far apart they are."""
+    if row.missing:
+        return f"{row.runtime}: not asked, {row.missing}"
+    apart = row.largest_difference
+    return (
+        f"{row.runtime}: the same decision on {units.percent(row.same, 2)} of"
+        f" {units.count(row.rows)} rows, {title(name)} {metric(row.metric, name)}"
+        f"{'' if apart is None else f', probabilities at most {apart:.2g} apart'}"
     )
 
 

@@ -73,6 +73,10 @@ def show(console: Console, document: Document) -> None:
             bench.evidence if bench else row.evidence,
         )
     console.print(bundles, "")
+    for row in document.bundles:
+        name = row.path.removeprefix("bundles/")
+        for check in row.checks:
+            console.print(escape(f"{name} in {story.check(check, metric)}"))
     for folder in document.folders:
         console.print(escape(story.folder(folder).replace("`", "")), "")
     if document.tuning:

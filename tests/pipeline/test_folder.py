@@ -62,6 +62,16 @@ def test_the_precisions_of_a_recipe_make_one_folder(
     timed = {row.path for row in document.bundles if row.bench}
     assert timed == {shipped.holds["q8"]}  # what the profile asks for
 
+    # Every bundle's rows once more in this machine's onnxruntime and in transformers.js.
+    for row in document.bundles:
+        native, second = row.checks
+        assert native.runtime.startswith("onnxruntime 1.") and second.runtime.endswith(", wasm")
+        for check in (native, second):
+            assert check.rows == row.n and check.same and check.same >= 0.995
+            assert check.metric is not None
+            assert abs(check.metric - row.metrics["accuracy"]) <= 0.003
+            assert check.largest_difference is not None and check.largest_difference < 0.05
+
     # Where auto lands on a slot that is taken, the first keeps it, and that is said.
     context = Context(recipes.load(path), Run(tmp_path / "run"), tmp_path)
     made = Done("made", "mark", 0.0, {}, reused=True)

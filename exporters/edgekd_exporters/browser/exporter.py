@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,7 @@ from edgekd_exporters.browser.precisions import PRECISIONS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgekd.evaluate.cross import Opinion
     from edgekd.preprocess import Row
     from edgekd.program import Program
 
@@ -104,6 +105,15 @@ class BrowserExporter(Exporter):
         from edgekd_exporters.browser import folder as layout
 
         return layout.of_dtype(bundle, runtime.options.get("dtype"))
+
+    def cross_check(
+        self, bundle: Bundle, rows: Sequence[Row], runtime: Runtime
+    ) -> Iterator[Opinion]:
+        """onnxruntime on this machine with the same file, and transformers.js with the folder."""
+        from edgekd_exporters.browser import second_check
+
+        yield second_check.natively(bundle, rows, runtime)
+        yield second_check.in_transformers_js(bundle, rows, runtime)
 
     def slot(self, precision: str) -> str | None:
         return PRECISIONS[precision].dtype

@@ -1,4 +1,5 @@
-"""The second check: the folder in transformers.js, its own tokenizer and runtime included."""
+"""The second check: the folder in transformers.js, its own tokenizer and runtime included, and
+its model file in the onnxruntime of this machine, whose kernels are others."""
 
 from __future__ import annotations
 
@@ -15,13 +16,24 @@ import numpy as np
 from edgekd import audio
 from edgekd.audio import AudioPreprocessor
 from edgekd.bundle import Bundle
-from edgekd.errors import InputError
+from edgekd.errors import InputError, MissingDependency
+from edgekd.evaluate.cross import Opinion
+from edgekd.exporter import Runtime
 from edgekd.preprocess import Preprocessor, Row
+from edgekd.progress import track
 from edgekd_exporters.browser import packages
 from edgekd_exporters.browser.chromium import Chromium, PageError, program
-from edgekd_exporters.browser.folder import NESTED, PAGES, SETTINGS, file_of, read_config
+from edgekd_exporters.browser.folder import (
+    NESTED,
+    PAGES,
+    SETTINGS,
+    file_of,
+    of_dtype,
+    read_config,
+)
 from edgekd_exporters.browser.serve import Server
 from edgekd_exporters.browser.session import TIME_LIMIT, device_of, no_adapter, on_page
+from edgekd_exporters.onnx.session import OnnxSession
 
 CHUNK = 64  # rows per exchange with the page
 
@@ -93,6 +105,50 @@ def transformers_js(
     labels = bundle.manifest.labels
     scores = np.array([[answer[label] for label in labels] for answer in found])
     return Answers(tuple(labels[i] for i in scores.argmax(1)), scores, device)
+
+
+def in_transformers_js(bundle: Bundle, rows: Sequence[Row], runtime: Runtime) -> Opinion:
+    """Rows in transformers.js as a session with ``runtime`` takes them; or why it takes none.
+
+    The scores come back as their logarithms, whose softmax they are: a bundle says logits.
+    """
+    options = runtime.options
+    name = f"transformers.js {packages.versions()[packages.TRANSFORMERS]}"
+    try:
+        with track(f"check {bundle.path.name} in transformers.js", len(rows)) as advance:
+            said = transformers_js(
+                bundle,
+                rows,
+                threads=runtime.threads,
+                dtype=options.get("dtype"),
+                device=options.get("device", "wasm"),
+                time_limit=float(options.get("time_limit", TIME_LIMIT)),
+                progress=advance,
+            )
+    except (InputError, MissingDependency) as error:
+        return Opinion(name, missing=str(error))
+    logits = np.log(np.maximum(said.scores, np.finfo(np.float64).tiny))
+    return Opinion(f"{name}, {said.device}", {bundle.manifest.outputs[0].name: logits})
+
+
+def natively(bundle: Bundle, rows: Sequence[Row], runtime: Runtime) -> Opinion:
+    """Rows in onnxruntime on this machine's CPU, batched as a session's; or why there are none."""
+    from edgekd.evaluate.run import run_session
+
+    opened = of_dtype(bundle, runtime.options.get("dtype"))
+    try:
+        session = OnnxSession(opened, Runtime(threads=runtime.threads))
+    except (InputError, MissingDependency) as error:
+        return Opinion("onnxruntime", missing=str(error))
+    try:
+        with track(f"check {bundle.path.name} in onnxruntime", len(rows)) as advance:
+            outputs = run_session(session, opened, rows, progress=advance)
+        said = session.describe()
+    finally:
+        session.close()
+    # Of an int8 model the numbers are those of this processor's instructions.
+    kernels = "" if opened.manifest.precision.startswith("fp") else f", {said['int8_kernels']}"
+    return Opinion(f"onnxruntime {said['version']}, CPU{kernels}", outputs)
 
 
 def _plain(row: Row, preprocessor: Preprocessor) -> Any:
