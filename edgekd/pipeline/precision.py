@@ -27,7 +27,7 @@ from edgekd.search.precision import choose, coarse
 from edgekd.search.trial import Budget, Candidate, Choice, Cost, Ratio, Scores, Trial
 
 ROUNDS, SECONDS = 3, 0.3  # of each timing: enough to rank rungs, the report measures again
-RACE_ROUNDS = 7  # of the finalists, side by side
+RACE_ROUNDS = 15  # of the finalists, side by side
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from edgekd.search.trial import Candidate, Ratio, Trial
 TIE = 0.02
 # A candidate of at most SMALL times the fastest's size may be slower by WORTH.
 WORTH, SMALL = 0.1, 0.6
+# Sizes closer than this are the same: names and headers make up as much.
+SAME = 0.001
 # Latencies closer than this are not told apart by timing each alone.
 CLOSE = 0.25
 
@@ -60,8 +62,9 @@ def settle(finalists: Sequence[Trial], ratio: Ratio) -> dict[Candidate, Trial]:
     """Decide between ``finalists`` timed side by side; the winner comes first, each with a note.
 
     The winner is the smallest of those as good as the fastest: slower by no more than a tie or than
-    their size is worth, or far smaller and not told apart from it. Among sizes within :data:`TIE` it is the faster, and among those as fast within :data:`TIE` the first of
-    ``finalists``: the plainer rung.
+    their size is worth, or far smaller and not told apart from it. Among sizes within :data:`TIE`
+    it is the faster, among those as fast within :data:`TIE` the smaller by :data:`SAME` at least,
+    and of equals the first of ``finalists``: the plainer rung.
     """
     first = finalists[0].candidate
     fast = min(finalists, key=lambda trial: ratio(trial.candidate, first).value)
@@ -74,7 +77,9 @@ def settle(finalists: Sequence[Trial], ratio: Ratio) -> dict[Candidate, Trial]:
     least = min(trial.size_bytes or 0 for trial in equals)
     small = [trial for trial in equals if (trial.size_bytes or 0) <= least * (1 + TIE)]
     best = min(behind[trial].value for trial in small)
-    winner = next(trial for trial in small if behind[trial].value <= best * (1 + TIE))
+    quick = [trial for trial in small if behind[trial].value <= best * (1 + TIE)]
+    least = min(trial.size_bytes or 0 for trial in quick)
+    winner = next(trial for trial in quick if (trial.size_bytes or 0) <= least * (1 + SAME))
     noted = {}
     for trial in (winner, *(trial for trial in finalists if trial is not winner)):
         r = behind[trial]

@@ -49,6 +49,11 @@ def test_noise_does_not_make_a_little_size_worth_much_time() -> None:
     assert winner == "int8" and (notes["int8-fused"] or "").endswith("not told apart")
 
 
+def test_of_equally_fast_the_smaller_wins() -> None:
+    true = {"int8-fused": (1.0, 5_491), "int8-static": (0.99, 5_506)}
+    assert _settle(true, SPREAD["noisy"])[0] == "int8-fused"
+
+
 def test_of_equals_the_plainer_rung_wins() -> None:
     true = {"int8": (1.01, 1000), "int8-reduced": (1.0, 1000)}
     winner, notes = _settle(true, SPREAD["noisy"])
