@@ -2,7 +2,8 @@
 
 For each precision: accuracy in Chromium and in onnxruntime on this machine from the same file,
 how often the two and transformers.js give the same label, what is downloaded, and the time of
-each step with 1, 2 and 4 WebAssembly threads, interleaved in fresh browsers.
+each step with 1, 2 and 4 WebAssembly threads, interleaved in fresh browsers. Ends with 1 where the
+runtimes are further apart than :data:`LIMITS` allow.
 
     python benchmarks/browser_banking77.py MODEL --data test.csv --out results.json
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,10 @@ from edgekd.wrap import wrap
 
 SCHEMA = "edgekd.benchmark.browser-banking77/1"
 THREADS = (1, 2, 4)
+LIMITS = {  # runtime -> the same label as Chromium's at least, the accuracy this far off at most
+    "onnxruntime": (0.995, 0.003),
+    "transformers.js": (0.999, None),
+}
 CHUNK, ROWS, WARM, PASSES = 64, 64, 32, 2
 
 
@@ -93,6 +99,20 @@ def agreement(bundle: Bundle, rows: list[Any]) -> dict[str, Any]:
     }
 
 
+def failures(found: dict[str, dict[str, Any]]) -> list[str]:
+    """One line for each limit that a bundle of the document does not meet."""
+    lines = []
+    for name, bundle in found.items():
+        for runtime, (least, most) in LIMITS.items():
+            same = bundle["same_label_as_chromium"][runtime]
+            apart = abs(bundle["accuracy"][runtime] - bundle["accuracy"]["chromium"])
+            if same < least:
+                lines.append(f"{name}: {runtime} has Chromium's label on {same:.2%} < {least:.1%}")
+            if most is not None and apart > most:
+                lines.append(f"{name}: {runtime}'s accuracy is {100 * apart:.2f} points off")
+    return lines
+
+
 def latency(bundles: dict[str, Bundle], rows: list[Any], rounds: int) -> list[dict[str, Any]]:
     """Fresh browsers in random order; whole passes over rows whose lengths are spread."""
     feeds = {name: [bundle.encode([row]) for row in rows] for name, bundle in bundles.items()}
@@ -111,7 +131,12 @@ def latency(bundles: dict[str, Bundle], rows: list[Any], rounds: int) -> list[di
                     samples.append(session.elapsed_ms)
                 memory = session.peak_memory_bytes
                 found[name, threads].append(
-                    {"samples_ms": samples, "wasm_heap_bytes": memory, **session.timings()}
+                    {
+                        "samples_ms": samples,
+                        "wasm_heap_bytes": memory,
+                        "evidence": "measured" if session.kind == "native" else "reference",
+                        **session.timings(),
+                    }
                 )
             finally:
                 session.close()
@@ -123,7 +148,7 @@ def latency(bundles: dict[str, Bundle], rows: list[Any], rounds: int) -> list[di
             {
                 "precision": name,
                 "threads": threads,
-                "evidence": "measured",
+                "evidence": each[0]["evidence"],
                 "p50_ms": p50.value,
                 "p50_ci": [p50.low, p50.high],
                 **{step: float(np.median([one[step] for one in each])) for step in steps},
@@ -132,7 +157,8 @@ def latency(bundles: dict[str, Bundle], rows: list[Any], rounds: int) -> list[di
     return table
 
 
-def main() -> None:
+def main() -> int:
+    """Run; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--data", required=True, type=Path)
@@ -152,11 +178,15 @@ def main() -> None:
         for name, bundle in bundles.items():
             document["bundles"][name] = agreement(bundle, rows)
             print(name, json.dumps(document["bundles"][name], indent=2), flush=True)
+        document["failures"] = failures(document["bundles"])
         document["latency"] = latency(bundles, spread(rows, ROWS), asked.rounds)
     print(json.dumps(document["latency"], indent=2))
     if asked.out:
         asked.out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    for line in document["failures"]:
+        print(line, file=sys.stderr)
+    return 1 if document["failures"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
