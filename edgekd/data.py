@@ -141,17 +141,34 @@ class Overlap:
     share: float  # of the test set
 
 
+_ANSWERS = ("label", "labels", "tags")
+
+
+def _each(value: str | Sequence[str]) -> Sequence[str]:
+    return (value,) if isinstance(value, str) else value
+
+
 def name_labels(rows: list[dict[str, Any]], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Name integer labels by position, where the classes have other names.
+    """Name integer labels and tags by position, where the classes have other names.
 
     Raises :class:`InputError` for a label that is neither a name nor a position.
     """
-    found = {row["label"] for row in rows if row.get("label") is not None}
+    given = [{role: row[role] for role in _ANSWERS if row.get(role) is not None} for row in rows]
+    found = {name for answers in given for value in answers.values() for name in _each(value)}
     if not labels or found <= set(labels):
         return rows
-    if all(label.isdigit() and int(label) < len(labels) for label in found):
-        return [{**row, "label": labels[int(row["label"])]} for row in rows]
-    stranger = sorted(found - set(labels))[0]
+    positions = {name for name in found if name.isdigit() and int(name) < len(labels)}
+    if positions == found:
+        names = {label: labels[int(label)] for label in found}
+        return [
+            row
+            | {
+                role: names[value] if isinstance(value, str) else [names[name] for name in value]
+                for role, value in answers.items()
+            }
+            for row, answers in zip(rows, given, strict=True)
+        ]
+    stranger = min(found - set(labels), key=lambda name: (name in positions, name))
     raise InputError(
         f"the data has the label '{stranger}', which the model does not know"
         f"{nearest(stranger, list(labels))}; its {len(labels)} labels are"

@@ -41,6 +41,11 @@ class Context:
     def task(self) -> tasks.Task:
         return tasks.get(self.recipe.task)
 
+    def warn(self, message: str) -> None:
+        """Keep ``message`` for the report, once: a run may pass a stage twice."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+
     def locate(self, source: str) -> str:
         """A path is meant from the recipe's folder, or from here; anything else is an id."""
         near = self.beside / source
@@ -201,11 +206,11 @@ class Context:
         return tuple(self.task.classes(self._read(self.recipe.data.train)))
 
     def _named(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Name integer labels by position, where the classes have other names."""
+        """Name integer labels and tags by position, where the classes have other names."""
         given = self.recipe.data.labels
         if given and self.recipe.teacher.model is not None:
             _same_order(given, self.labels)
-        return data.name_labels(rows, self.labels) if self.task.answer == "label" else rows
+        return data.name_labels(rows, self.labels)
 
     @cached_property
     def max_length(self) -> int | None:

@@ -88,7 +88,14 @@ def read(context: Context) -> Done:
         "unlabelled": context.identity(recipe.data.unlabelled),
         "teacher": context.identity(recipe.teacher.model),
     }
-    return context.run.stage("data", depends, READING, make)
+    done = context.run.stage("data", depends, READING, make)
+    names = done.result["labels"]
+    if context.task.answer == "tags" and all(name.isdigit() for name in names):
+        context.warn(
+            "the tags are numbers, so words are scored and not entities; list the names that they"
+            " stand for under data.labels"
+        )
+    return done
 
 
 def fit_teacher(context: Context, rows: Done) -> Done | None:
@@ -179,9 +186,8 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         "revision": recipe.teacher.revision,
     }
     done = context.run.stage(name, depends, (*MODELS, "edgekd.signals"), make)
-    warning = preflight.cut_off(done.result["cut"], whose)
-    if warning and warning not in context.warnings:  # tune passes here first
-        context.warnings.append(warning)
+    if warning := preflight.cut_off(done.result["cut"], whose):
+        context.warn(warning)
     return done
 
 

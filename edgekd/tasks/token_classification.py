@@ -17,6 +17,7 @@ from edgekd.tasks.base import Metric, Task
 from edgekd.tasks.classification import softmax
 
 OUTSIDE = "O"
+ENTITY = ("B-", "I-", "E-", "S-")  # begin, inside, end and single, of which the last two may lack
 UNTAGGED = -100  # a place without a true tag
 
 
@@ -33,10 +34,14 @@ class TokenClassification(Task):
     }
 
     def classes(self, rows: Sequence[Row]) -> list[str]:
-        """An entity's B- and I- tags come together: the rows may show only one of them."""
+        """An entity's tags (B-, I-, and E-, S- where there are any) come together.
+
+        The rows may show only one of them.
+        """
         found = {tag for row in rows for tag in row.get("tags") or ()}
-        kinds = {tag[2:] for tag in found if tag.startswith(("B-", "I-"))}
-        found |= {f"{prefix}-{kind}" for kind in kinds for prefix in "BI"}
+        kinds = {tag[2:] for tag in found if tag.startswith(ENTITY)}
+        prefixes = "BIES" if any(tag.startswith(("E-", "S-")) for tag in found) else "BI"
+        found |= {f"{prefix}-{kind}" for kind in kinds for prefix in prefixes}
         return sorted(found, key=lambda tag: (tag != OUTSIDE, tag))
 
     def places(self, encodings: Sequence[Any]) -> list[np.ndarray]:
@@ -65,7 +70,7 @@ class TokenClassification(Task):
         return {"logits": kept, "mask": mask}
 
     def metrics(self, labels: Sequence[str]) -> tuple[Metric, ...]:
-        tagged = any(label.startswith(("B-", "I-")) for label in labels)
+        tagged = any(label.startswith(ENTITY) for label in labels)
         return (*((entity_f1(labels),) if tagged else ()), token_accuracy(labels))
 
     def decode(self, outputs: Mapping[str, np.ndarray], labels: Sequence[str]) -> list[Any]:
@@ -153,16 +158,20 @@ def entity_f1(labels: Sequence[str]) -> Metric:
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """The (type, first, last) of each entity; an I- that continues nothing starts its own."""
-    found, start, kind = set(), 0, ""
+    """The (type, first, last) of each entity, of IOB2 and IOBES tags alike.
+
+    As seqeval counts where it is not strict: what continues nothing starts an entity of its own.
+    """
+    found, start, kind, ended = set(), 0, "", False
     for position, tag in enumerate([*tags, OUTSIDE]):
         prefix, _, this = tag.partition("-")
-        continues = prefix == "I" and this == kind
+        continues = prefix in ("I", "E") and this == kind and not ended
         if kind and not continues:
             found.add((kind, start, position - 1))
             kind = ""
-        if prefix in ("B", "I") and not continues:
+        if tag.startswith(ENTITY) and not continues:
             start, kind = position, this
+        ended = prefix in ("E", "S")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from edgekd import recipe as recipes
 from edgekd.errors import InputError
-from edgekd.pipeline import preflight, ship
+from edgekd.pipeline import learn, preflight, ship
 from edgekd.pipeline.context import Context, spread
 from edgekd.pipeline.stage import Run
 
@@ -52,6 +53,34 @@ def test_labels_of_a_teacher_to_be_fitted_are_the_datas(
 def test_numbers_mean_positions(context_of: Callable[..., Context], tmp_path: Path) -> None:
     found = context_of(data={"test": rows_file(tmp_path, ["2", "0"])}).test
     assert [row["label"] for row in found] == ["größe", "card"]
+
+
+def test_numbers_of_tags_mean_positions_too(
+    context_of: Callable[..., Context], tmp_path: Path
+) -> None:
+    rows = [{"tokens": ["new", "york", "now"], "tags": tags} for tags in ([1, 2, 0], [0, 1, 0])]
+    for name in ("train", "test"):
+        text = "\n".join(json.dumps({**row, "tokens": [name, *row["tokens"][1:]]}) for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    values = {
+        "task": "token-classification",
+        "teacher": {"base": "x"},
+        "data": {"train": "train.jsonl", "test": "test.jsonl", "allow_overlap": True},
+    }
+    numbers = context_of(**values)
+    learn.read(numbers)
+    assert numbers.labels == ("0", "1", "2")
+    assert "list the names that they stand for under data.labels" in numbers.warnings[0]
+    named = ["O", "B-place", "I-place"]
+    context = context_of(**{**values, "data": {**values["data"], "labels": named}})  # type: ignore[dict-item]
+    learn.read(context)
+    assert [row["tags"] for row in context.test] == [
+        ["B-place", "I-place", "O"],
+        ["O", "B-place", "O"],
+    ]
+    assert context.task.metrics(context.labels)[0].name == "entity_f1" and not context.warnings
+    with pytest.raises(InputError, match="the label '2', which the model does not know"):
+        context_of(**{**values, "data": {**values["data"], "labels": named[:2]}}).test  # type: ignore[dict-item]  # noqa: B018
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from edgekd.tasks.token_classification import entities, entity_f1, token_accurac
 
 TASK = tasks.get("token-classification")
 LABELS = ("O", "B-city", "I-city", "B-day", "I-day")
-tags = st.lists(st.sampled_from(LABELS), min_size=1, max_size=9)
+ENDED = (*LABELS, "E-city", "S-city", "E-day", "S-day")  # IOBES, and any mixture
+tags = st.lists(st.sampled_from(ENDED), min_size=1, max_size=9)
 
 
 def encoder(max_length: int = 16) -> TextPreprocessor:
@@ -46,8 +47,8 @@ def test_entities_are_those_of_seqeval(sequence: list[str]) -> None:
 def test_entity_f1_is_that_of_seqeval(pairs: list[tuple[list[str], list[str]]]) -> None:
     said = [(a * 9)[: len(b)] for a, b in pairs]
     true = [b for _, b in pairs]
-    number = {label: i for i, label in enumerate(LABELS)}
-    ours = entity_f1(LABELS)(
+    number = {label: i for i, label in enumerate(ENDED)}
+    ours = entity_f1(ENDED)(
         [tuple(number[t] for t in row) for row in said],
         [tuple(number[t] for t in row) for row in true],
     )
@@ -98,6 +99,8 @@ def test_targets_follow_the_words_that_are_read() -> None:
 def test_classes_close_over_begin_and_inside() -> None:
     rows = [{"tokens": ["a"], "tags": ["I-x"]}, {"tokens": ["b"], "tags": ["O"]}]
     assert TASK.classes(rows) == ["O", "B-x", "I-x"]
+    rows.append({"tokens": ["c"], "tags": ["S-y"]})
+    assert TASK.classes(rows) == ["O", *(f"{p}-{kind}" for p in "BEIS" for kind in "xy")]
 
 
 def test_unequal_lengths_and_unknown_tags_are_named() -> None:
