@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,40 @@ if TYPE_CHECKING:
     from edgekd.tasks import Task
 
 
+def accelerator() -> torch.device | None:
+    """What this machine computes on beside its processor; None where there is nothing."""
+    import torch
+
+    return torch.accelerator.current_accelerator(check_available=True)
+
+
+@contextmanager
+def accelerated(model: LoadedModel) -> Iterator[None]:
+    """``model`` on the accelerator, and back: nothing happens where there is none.
+
+    Inside a training a model is where it is trained, and stays there.
+    """
+    device = accelerator()
+    if device is None or _device(model).type != "cpu":
+        yield
+        return
+    model.model.to(device)
+    try:
+        yield
+    finally:
+        model.model.to("cpu")
+
+
+def _device(model: LoadedModel) -> torch.device:
+    return next(model.model.parameters()).device
+
+
 def forward(model: LoadedModel, rows: Sequence[Row], task: Task) -> dict[str, np.ndarray]:
     """One batch: the task's outputs as float32 arrays [rows, …]."""
     import torch
 
-    device = next(model.model.parameters()).device  # inside a training it may be elsewhere
     encoded = model.preprocessor.encode(rows)
-    feeds = {k: torch.from_numpy(v).to(device) for k, v in encoded.items()}
+    feeds = {k: torch.from_numpy(v).to(_device(model)) for k, v in encoded.items()}
     with torch.inference_mode():
         said = model.model(**feeds)
         read = task.read(said, model.model.config, feeds.get("attention_mask"))
@@ -40,7 +68,7 @@ def predict(
     lengths = getattr(model.preprocessor, "lengths", None)
     order = np.argsort(lengths(rows), kind="stable") if lengths else np.arange(len(rows))
     parts: list[dict[str, np.ndarray]] = []
-    with track(what, len(rows)) as advance:
+    with track(what, len(rows)) as advance, accelerated(model):
         for start in range(0, len(rows), batch):
             indices = order[start : start + batch]
             chosen = [rows[i] for i in indices]
@@ -91,15 +119,16 @@ def label_into(
     """Store the teacher's signals of the rows that ``store`` lacks; return how many those were.
 
     ``read(said, feeds)`` gives intermediate signals after each forward pass; those per token are
-    stored without their padding. ``engine`` runs the planned batches elsewhere; signals that are
-    read from inside the model stay here.
+    stored without their padding. ``engine`` runs the planned batches elsewhere, on processors;
+    signals that are read from inside the model stay here.
     """
     from edgekd.signals.keys import keys
     from edgekd.signals.label import label
 
     names, fields = keys(rows), dict(store.spec.fields)
-    seen = 0
-    with track(what, len(store.missing(names))) as advance:
+    seen, missing = 0, len(store.missing(names))
+    here = missing and (read is not None or engine in (None, map))
+    with track(what, missing) as advance, accelerated(model) if here else nullcontext():
 
         def progress(done: int, total: int) -> None:
             nonlocal seen
@@ -135,7 +164,8 @@ def _intermediate(
 ) -> dict[str, Any]:
     import torch
 
-    feeds = {k: torch.from_numpy(v) for k, v in model.preprocessor.encode(rows).items()}
+    encoded = model.preprocessor.encode(rows)
+    feeds = {k: torch.from_numpy(v).to(_device(model)) for k, v in encoded.items()}
     with torch.inference_mode():
         found = read(model.model(**feeds, output_hidden_states=True), feeds)
     signals: dict[str, Any] = {}
@@ -143,7 +173,8 @@ def _intermediate(
         values = found[name].float()
         mask = position_mask(feeds.get("attention_mask"), values) if field.ragged else None
         if mask is not None:
-            signals[name] = [v[m].numpy() for v, m in zip(values, mask.bool(), strict=True)]
+            signals[name] = [v[m].cpu().numpy() for v, m in zip(values, mask.bool(), strict=True)]
         else:
-            signals[name] = list(values.numpy()) if field.ragged else values.numpy()
+            whole = values.cpu().numpy()
+            signals[name] = list(whole) if field.ragged else whole
     return signals

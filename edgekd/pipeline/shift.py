@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekd.errors import InputError
 from edgekd.evaluate.shift import energy_test, nearest
-from edgekd.infer import pooled
+from edgekd.infer import accelerated, pooled
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done
 from edgekd.preprocess import Row
@@ -95,9 +95,9 @@ def features(model: LoadedModel, rows: Sequence[Row]) -> np.ndarray:
 
     lengths = getattr(model.preprocessor, "lengths", None)
     order = np.argsort(lengths(rows), kind="stable") if lengths else np.arange(len(rows))
-    device = next(model.model.parameters()).device
     parts = []
-    with track("compare served rows", len(rows)) as advance:
+    with track("compare served rows", len(rows)) as advance, accelerated(model):
+        device = next(model.model.parameters()).device
         for start in range(0, len(rows), _BATCH):
             batch = [rows[i] for i in order[start : start + _BATCH]]
             encoded = model.preprocessor.encode(batch)

@@ -62,7 +62,7 @@ def test_numbers_of_tags_mean_positions_too(
     for name in ("train", "test"):
         text = "\n".join(json.dumps({**row, "tokens": [name, *row["tokens"][1:]]}) for row in rows)
         (tmp_path / f"{name}.jsonl").write_text(text)
-    values = {
+    values: dict[str, Any] = {
         "task": "token-classification",
         "teacher": {"base": "x"},
         "data": {"train": "train.jsonl", "test": "test.jsonl", "allow_overlap": True},
@@ -72,7 +72,7 @@ def test_numbers_of_tags_mean_positions_too(
     assert numbers.labels == ("0", "1", "2")
     assert "list the names that they stand for under data.labels" in numbers.warnings[0]
     named = ["O", "B-place", "I-place"]
-    context = context_of(**{**values, "data": {**values["data"], "labels": named}})  # type: ignore[dict-item]
+    context = context_of(**{**values, "data": {**values["data"], "labels": named}})
     learn.read(context)
     assert [row["tags"] for row in context.test] == [
         ["B-place", "I-place", "O"],
@@ -80,7 +80,7 @@ def test_numbers_of_tags_mean_positions_too(
     ]
     assert context.task.metrics(context.labels)[0].name == "entity_f1" and not context.warnings
     with pytest.raises(InputError, match="the label '2', which the model does not know"):
-        context_of(**{**values, "data": {**values["data"], "labels": named[:2]}}).test  # type: ignore[dict-item]  # noqa: B018
+        context_of(**{**values, "data": {**values["data"], "labels": named[:2]}}).test  # noqa: B018
 
 
 @pytest.mark.parametrize(
