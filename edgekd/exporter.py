@@ -117,6 +117,8 @@ class Exporter(ABC):
     default_precisions: ClassVar[tuple[str, ...]]  # what a recipe that names none gets
     # What `auto` does not try of itself; see :meth:`automatic`.
     not_automatic: ClassVar[tuple[str, ...]] = ()
+    # What a bundle is proved on, where it is made and verified: a machine may lack its own device.
+    proving: ClassVar[Runtime] = Runtime()
     # Precisions whose activation ranges come from rows, so that made-up ones would mislead.
     calibrated: ClassVar[frozenset[str]] = frozenset()
     # Bare files that :meth:`check_model` reads.
@@ -227,7 +229,7 @@ class Exporter(ABC):
         lengths = manifest.runtime.get("lengths") or ()
         if len(lengths) < 2:
             return
-        session = self.open(Bundle(stage, manifest))
+        session = self.open(Bundle(stage, manifest), self.proving)
         try:
             for length in lengths:
                 inputs = encode(manifest, program.preprocessor, program.rows, length)
@@ -265,7 +267,7 @@ class Exporter(ABC):
         inputs: Mapping[str, np.ndarray],
         reference: Mapping[str, np.ndarray],
     ) -> Bundle:
-        session = self.open(Bundle(stage, manifest))
+        session = self.open(Bundle(stage, manifest), self.proving)
         try:
             outputs = _run_rows(session, manifest, inputs)
         finally:
@@ -379,7 +381,7 @@ def verify(exporter: Exporter, bundle: Bundle) -> float:
             f"{bundle.path}: its golden rows no longer encode to its golden '{name}'; the"
             " tokenizer or the preprocessing was changed: export it again"
         )
-    session = exporter.open(bundle)
+    session = exporter.open(bundle, exporter.proving)
     try:
         error, name = worst_error(_run_rows(session, bundle.manifest, inputs), expected)
     finally:

@@ -223,7 +223,8 @@ def _setting(
     try:
         reply = _round(runner, seconds)
     except MissingDependency as error:
-        return Setting(threads, device(options), dtype, missing=str(error))
+        own = opened(bundle, profile).manifest.runtime  # a folder may be made for a device
+        return Setting(threads, device({**own, **options}), dtype, missing=str(error))
     after = runner.ask("held")
     return setting(after["session"], [reply], rows, after["peak_memory_bytes"], dtype)
 

@@ -95,7 +95,7 @@ class Bench(Part):
     latency_ms: Latency | None = None
     load_ms: float | None = None
     first_ms: float | None = None
-    peak_memory_bytes: int | None = None  # above what the process held after its imports
+    peak_memory_bytes: int | None = None  # above the imports; in a browser the WASM heap alone
     runtime: str | None = None  # name and version; compared only with its equal
     threads: int | None = None
     inputs: str | None = None  # what was fed: "256 test sentences, batch 1"

@@ -36,3 +36,8 @@ def test_how_often_kernels_decide_otherwise_is_told(document: Document) -> None:
 
 def test_a_report_without_any_has_no_table(document: Document) -> None:
     assert 'id="checks"' not in html.render(document)
+
+
+def test_what_peak_memory_is_in_a_browser_is_told(document: Document) -> None:
+    words = html.render(document).partition('id="words"')[2]
+    assert "in a browser the peak of the WebAssembly heap alone" in words

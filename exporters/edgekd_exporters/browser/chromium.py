@@ -30,7 +30,6 @@ _ARGUMENTS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--enable-blink-features=ForceEagerMeasureMemory",  # memory is told now, not in 20 s
 )
 _WEBGPU = ("--enable-unsafe-webgpu", "--enable-features=Vulkan")
 _DEVICES = {
@@ -83,6 +82,7 @@ class Chromium:
         self._page: Any = None
         self._profile = tempfile.mkdtemp(prefix="edgekd-chromium-")
         self._loop = asyncio.new_event_loop()
+        self._drivers = _started_by(self._loop)
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -155,6 +155,8 @@ class Chromium:
         if self._driver is not None:
             with contextlib.suppress(Exception):  # a driver that died with its browser
                 self._run(self._driver.stop(), _CLOSE_LIMIT)
+        with contextlib.suppress(Exception):  # one that never answered, or never stopped
+            self._run(_end(self._drivers), _CLOSE_LIMIT)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_LIMIT)
         if not self._loop.is_running():
@@ -175,7 +177,13 @@ class Chromium:
                 " measured, try again"
             ) from error
         except concurrent.futures.TimeoutError as error:
+            started = self._page is not None
             self.close()
+            if not started:
+                raise InconclusiveError(
+                    f"Chromium did not show a page within {seconds:.0f} s and was ended; try again"
+                    f" when the machine is less busy, or run {self._program} by hand to see why"
+                ) from error
             raise InconclusiveError(
                 f"the page in Chromium did not answer for {seconds:.0f} s and was ended; a slower"
                 " model needs a larger time_limit"
@@ -186,6 +194,27 @@ class Chromium:
             question.close()
             raise InconclusiveError("this browser session is over; open the bundle again")
         return asyncio.run_coroutine_threadsafe(question, self._loop).result(seconds)
+
+
+def _started_by(loop: asyncio.AbstractEventLoop) -> list[asyncio.SubprocessTransport]:
+    """The processes that ``loop`` will have started: Playwright's driver, whatever becomes of it."""
+    start = loop.subprocess_exec
+    started: list[asyncio.SubprocessTransport] = []
+
+    async def noted(*arguments: Any, **options: Any) -> Any:
+        transport, protocol = await start(*arguments, **options)
+        started.append(transport)
+        return transport, protocol
+
+    loop.subprocess_exec = noted  # type: ignore[method-assign]
+    return started
+
+
+async def _end(started: list[asyncio.SubprocessTransport]) -> None:
+    for transport in started:
+        transport.close()  # kills it where it still runs
+        while transport.get_returncode() is None:
+            await asyncio.sleep(0.01)
 
 
 def runs(process: psutil.Process) -> bool:

@@ -30,6 +30,7 @@ class BrowserExporter(Exporter):
     default_precisions = ("fp32", "int8")
     calibrated = frozenset(name for name in PRECISIONS if "static" in name)
     not_automatic = ("fp16",)  # for WebGPU; its WASM kernels cast back and forth
+    proving = Runtime(options={"device": "wasm"})  # also of what is made for WebGPU
     tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
 
     def precisions(self, spec: Spec) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from edgekd_exporters.browser.folder import (
     read_config,
 )
 from edgekd_exporters.browser.serve import Server
-from edgekd_exporters.browser.session import TIME_LIMIT, device_of, no_adapter, on_page
+from edgekd_exporters.browser.session import TIME_LIMIT, device_of, no_adapter, on_page, seconds_of
 from edgekd_exporters.onnx.session import OnnxSession
 
 CHUNK = 64  # rows per exchange with the page
@@ -121,8 +121,8 @@ def in_transformers_js(bundle: Bundle, rows: Sequence[Row], runtime: Runtime) ->
                 rows,
                 threads=runtime.threads,
                 dtype=options.get("dtype"),
-                device=options.get("device", "wasm"),
-                time_limit=float(options.get("time_limit", TIME_LIMIT)),
+                device=options.get("device"),
+                time_limit=seconds_of(options.get("time_limit", TIME_LIMIT)),
                 progress=advance,
             )
     except (InputError, MissingDependency) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,7 +41,7 @@ class BrowserSession:
     Every time is taken inside the page by ``performance.now`` (5 µs steps, for the page is
     isolated): what the browser needs, not what it takes to reach it from here.
 
-    ``elapsed_ms`` is the time of the last run; :meth:`timings` and :meth:`memory` have the rest.
+    ``elapsed_ms`` is the time of the last run; :meth:`timings` has the other steps'.
     """
 
     kind: Literal["native", "reference"]
@@ -48,22 +49,24 @@ class BrowserSession:
     def __init__(self, bundle: Bundle, runtime: Runtime | None = None) -> None:
         """Load ``bundle`` with ``runtime.threads`` WebAssembly threads.
 
-        Options: ``device`` (``wasm``, the default, ``webgpu``, or ``webgpu-software``, which gives
-        WebGPU's numbers without a GPU and is a reference, not a measurement), ``dtype`` (which
-        model of a folder with several; the first by default) and ``time_limit``, seconds that the
-        page may take over one question. Raises :class:`MissingDependency` without
+        Options: ``device`` (``wasm``, ``webgpu``, or ``webgpu-software``, which gives WebGPU's
+        numbers without a GPU and is a reference, not a measurement; by default what the folder is
+        made for, as its page takes it), ``dtype`` (which model of a folder with several; the first
+        by default) and ``time_limit``, seconds that the page may take over one question. Raises :class:`MissingDependency` without
         Playwright, Chromium, npm or the WebGPU adapter asked for, :class:`InputError` where
         onnxruntime-web cannot load the model and :class:`InconclusiveError` where the page
         crashes or hangs.
         """
         self._runtime = runtime = runtime or Runtime()
-        self._device, self._limit = _options(runtime.options)
-        self.kind = "reference" if self._device == "webgpu-software" else "native"
+        _check(runtime.options)
+        self._limit = seconds_of(runtime.options.get("time_limit", TIME_LIMIT))
         self._version = packages.versions()[packages.ORT]
         self._first_ms: float | None = None
         self.elapsed_ms = 0.0
         program()  # before anything is downloaded
-        self._file = file_of(bundle, runtime.options.get("dtype"))[0]
+        self._file, own = file_of(bundle, runtime.options.get("dtype"))
+        self._device = device_of(runtime.options.get("device", own))
+        self.kind = "reference" if self._device == "webgpu-software" else "native"
         mounts = {"/": PAGES, "/bundle/": bundle.path, "/runtime/": packages.installed()}
         self._server = Server(mounts)
         try:
@@ -124,18 +127,13 @@ class BrowserSession:
         clock = self._opened["clock"]
         return clock["download_ms"] + clock["create_ms"]
 
-    def memory(self) -> dict[str, int | None]:
-        """Bytes as the engine tells them.
-
-        ``wasm_heap_bytes`` only ever grows, so that it is a peak; ``page_bytes`` is what the page
-        holds in all, None where Chromium does not say.
-        """
-        return self._chromium.call("() => edgekd.memory()", None, self._limit)
-
     @property
     def peak_memory_bytes(self) -> int:
-        """The WebAssembly heap's peak: the model, its packed weights and activations."""
-        return int(self.memory()["wasm_heap_bytes"] or 0)
+        """The WebAssembly heap's peak: the model, its packed weights and activations.
+
+        Not the page around it, nor what a GPU holds.
+        """
+        return int(self._chromium.call("() => edgekd.heap()", None, self._limit))
 
     def describe(self) -> dict[str, Any]:
         sent = self._server.sent
@@ -172,14 +170,27 @@ class BrowserSession:
         )
 
 
-def _options(given: Mapping[str, Any]) -> tuple[str, float]:
+def _check(given: Mapping[str, Any]) -> None:
     for name in given:
         if name not in OPTIONS:
             raise InputError(
                 f"unknown runtime option '{name}'{nearest(name, OPTIONS)}; the browser has"
                 f" {', '.join(OPTIONS)}"
             )
-    return device_of(given.get("device", "wasm")), float(given.get("time_limit", TIME_LIMIT))
+
+
+def seconds_of(value: Any) -> float:
+    """A ``time_limit`` as a number; :class:`InputError` where it is none."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(
+            f"runtime option time_limit={value!r} is not a number of seconds above 0; write"
+            f" time_limit: {TIME_LIMIT:.0f}"
+        )
+    return seconds
 
 
 def device_of(name: str) -> str:
@@ -200,7 +211,7 @@ def no_adapter(reason: str) -> MissingDependency | None:
         return None
     return MissingDependency(
         "Chromium finds no WebGPU adapter here; install the GPU's Vulkan driver, or run with"
-        " device: wasm"
+        " device: wasm (a profile's runtime.options)"
     )
 
 

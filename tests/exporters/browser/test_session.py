@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+from edgekd_exporters.browser import chromium
 from edgekd_exporters.browser.chromium import Chromium, PageError, runs
 from edgekd_exporters.browser.serve import Server
 from edgekd_exporters.browser.session import BrowserSession, _decode, _encode
@@ -74,7 +76,12 @@ def test_a_broken_model_is_told(text_int8: Bundle, copied: Callable[[Path], Path
 
 @pytest.mark.parametrize(
     ("options", "why"),
-    [({"devcie": "wasm"}, "did you mean 'device'"), ({"device": "webgl"}, "not one of wasm")],
+    [
+        ({"devcie": "wasm"}, "did you mean 'device'"),
+        ({"device": "webgl"}, "not one of wasm"),
+        ({"time_limit": "soon"}, "time_limit='soon' is not a number of seconds above 0"),
+        ({"time_limit": -1}, "write time_limit: 60"),
+    ],
 )
 def test_unknown_options_are_refused(text_int8: Bundle, options: dict[str, Any], why: str) -> None:
     with pytest.raises(InputError, match=why):
@@ -109,6 +116,21 @@ def test_a_page_that_never_answers_is_ended_within_its_limit(page: str) -> None:
         browser.call("() => { while (true); }", seconds=1)
     assert time.monotonic() - start < 30
     assert family and not any(map(runs, family))
+
+
+def test_a_driver_that_never_answers_is_ended_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    node = tmp_path / "node"
+    node.write_text("#!/bin/sh\nexec sleep 60\n")
+    node.chmod(0o755)
+    monkeypatch.setenv("PLAYWRIGHT_NODEJS_PATH", str(node))
+    monkeypatch.setattr(chromium, "_START_LIMIT", 1.0)
+    before = {process.pid for process in psutil.Process().children()}
+    with pytest.raises(InconclusiveError, match="did not show a page within 1 s"):
+        Chromium("about:blank")
+    new = [one for one in psutil.Process().children() if one.pid not in before]
+    assert not any(map(runs, new))
 
 
 def test_what_a_page_throws_is_its_own_words(page: str) -> None:

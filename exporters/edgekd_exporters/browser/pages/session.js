@@ -74,16 +74,8 @@ async function run(batches) {
   return answers;
 }
 
-async function memory() {
-  const heap = memories.reduce((sum, one) => sum + one.buffer.byteLength, 0);
-  return {wasm_heap_bytes: heap, page_bytes: await pageBytes()};
-}
-
-// Waiting workers never answer the engine's question, so a page with threads may not be told.
-function pageBytes() {
-  if (!performance.measureUserAgentSpecificMemory) return null;
-  const told = performance.measureUserAgentSpecificMemory().then(({bytes}) => bytes);
-  return Promise.race([told, new Promise((resolve) => setTimeout(resolve, 2000, null))]);
+function heap() {
+  return memories.reduce((sum, one) => sum + one.buffer.byteLength, 0);
 }
 
 function bytes(base64) {
@@ -99,4 +91,4 @@ function text(array) {
   return btoa(binary);
 }
 
-window.edgekd = {open, run, memory};
+window.edgekd = {open, run, heap};
