@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
+from edgekd_exporters.onnx.files import session
+
 BINS = 2048
 PERCENTILE = 99.99  # of the values, kept between the two ends
 _LEVELS = 128
@@ -45,6 +47,9 @@ def ranges(
 
 def _digest(model: ir.Model, rows: Sequence[Mapping[str, np.ndarray]]) -> str:
     found = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True))
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):  # the proto has its place alone
+            found.update(value.const_value.numpy())
     for row in rows:
         for name in sorted(row):
             found.update(f"{name} {row[name].dtype} {row[name].shape}".encode())
@@ -118,8 +123,6 @@ def _activations(
     model: ir.Model, names: Sequence[str], rows: Sequence[Mapping[str, np.ndarray]]
 ) -> Iterator[dict[str, np.ndarray]]:
     """Run every row and yield the named values."""
-    import onnxruntime
-
     watched = model.clone()
     known = {value.name for value in watched.graph.outputs}
     wanted = [
@@ -129,14 +132,10 @@ def _activations(
         if value.name in names and value.name not in known
     ]
     watched.graph.outputs.extend(wanted)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(watched).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    fetched = [value.name for value in session.get_outputs() if value.name in names]
+    opened = session(watched)
+    fetched = [value.name for value in opened.get_outputs() if value.name in names]
     for row in rows:  # asked for no output by name, onnxruntime returns all
-        said = session.run(fetched, dict(row)) if fetched else []
+        said = opened.run(fetched, dict(row)) if fetched else []
         values = dict(zip(fetched, said, strict=True))
         values |= {name: row[name] for name in row if name in names}
         yield {name: value for name, value in values.items() if value.dtype == np.float32}

@@ -12,13 +12,14 @@ import onnx_ir as ir
 from edgekd.bundle import Bundle
 from edgekd.exporter import Finding
 from edgekd_exporters.onnx.cpu import int8_kernels
-from edgekd_exporters.onnx.files import load, of_graph, source
+from edgekd_exporters.onnx.files import load, of_graph, session, source
 from edgekd_exporters.onnx.precisions import PRECISIONS
 
 DEFAULT_LENGTH = 128  # tokens per example when a length has to be named
 _QUANTIZE = {"QuantizeLinear", "DynamicQuantizeLinear"}
 _MATRIX = {"MatMul", "MatMulInteger", "Gemm", "MatMulNBits"}
 _CONVOLUTION = {"Conv", "ConvTranspose"}
+_ATTENTION = {"MultiHeadAttention"}
 
 
 def inspect(bundle: Bundle, length: int | None = None) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def macs(bundle: Bundle, length: int) -> int:
     import onnxruntime
 
     model = load(bundle)
-    counted = [n for n in model.graph if n.op_type in _MATRIX | _CONVOLUTION]
+    counted = [n for n in model.graph if n.op_type in _MATRIX | _CONVOLUTION | _ATTENTION]
     if not counted:
         return 0
     known = {v.name for v in model.graph.outputs}
@@ -76,13 +77,10 @@ def macs(bundle: Bundle, length: int) -> int:
     )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    opened = session(model, options)
     feeds = example(bundle, length)
-    names = [value.name for value in session.get_outputs()]
-    shapes |= {k: v.shape for k, v in zip(names, session.run(names, feeds), strict=True)}
+    names = [value.name for value in opened.get_outputs()]
+    shapes |= {k: v.shape for k, v in zip(names, opened.run(names, feeds), strict=True)}
     shapes |= {name: array.shape for name, array in feeds.items()}
     return sum(_node_macs(node, shapes) for node in counted)
 
@@ -164,5 +162,9 @@ def _node_macs(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> int:
         if node.op_type == "ConvTranspose":  # one product per input element and kernel tap
             return int(np.prod(shapes[source.name])) * each
         return out * each
+    if node.op_type in _ATTENTION:  # queries times keys, and their weights times values
+        key = node.inputs[1]
+        assert key is not None and key.name
+        return 2 * out * shapes[key.name][1]
     transposed = "transA" in node.attributes and node.attributes["transA"].as_int()
     return out * shapes[source.name][0 if transposed else -1]

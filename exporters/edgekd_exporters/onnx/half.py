@@ -9,8 +9,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import onnx
 import onnx_ir as ir
 
+from edgekd_exporters.onnx.files import weights_folder
 from edgekd_exporters.onnx.weights import weighted
 
 
@@ -23,7 +25,13 @@ def apply(model: ir.Model, chosen: Callable[[str], bool]) -> tuple[ir.Model, int
     blocked = [n.name for n in model.graph if (n.name or "").rpartition("/")[0] in kept]
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]  # the converter would round a kept weight that is listed there
+    # Shapes are inferred while weights beside the file are still there: inference ends at 2 GB.
+    proto = onnx.shape_inference.infer_shapes(proto)
+    if folder := weights_folder(model):
+        onnx.load_external_data_for_model(proto, str(folder))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one line per weight that rounds to zero
-        half = convert_float_to_float16(proto, keep_io_types=True, node_block_list=blocked)
+        half = convert_float_to_float16(
+            proto, keep_io_types=True, disable_shape_infer=True, node_block_list=blocked
+        )
     return ir.from_proto(half), sum(item.module not in kept for item in items)

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from edgekd_exporters.onnx.calibrate import Method, ranges
+from edgekd_exporters.onnx.files import hold_weights
 from edgekd_exporters.onnx.weights import weighted
 
 # Between two int8 convolutions these stay in integers; around a matrix product they would only
@@ -59,8 +60,9 @@ def apply(
     options: dict[str, Any] = {"DefaultTensorType": onnx.TensorProto.FLOAT}
     if not convolutions:
         options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
+    hold_weights(model)  # the quantizer reads them; it infers the shapes itself
     quantizer = QDQQuantizer(
-        onnx.shape_inference.infer_shapes(ir.to_proto(model)),
+        ir.to_proto(model),
         per_channel=True,
         reduce_range=bits == 7,
         weight_qType=QuantType.QInt8,

@@ -117,6 +117,13 @@ def test_inspect_counts_exactly(
     assert small["quantize"] > 0 and small["int8_weight_bytes"] > 600 * hidden
 
 
+def test_fused_attention_is_counted_as_its_products_are(
+    exporter: OnnxExporter, bert_fp32: Bundle, tmp_path: Path
+) -> None:
+    fused = exporter.compress(bert_fp32, Plan("fp32-fused"), (), tmp_path / "fused")
+    assert exporter.inspect(fused)["macs"] == exporter.inspect(bert_fp32)["macs"]
+
+
 def test_check_is_silent_on_a_sound_bundle_and_loud_on_another(
     exporter: OnnxExporter, bert_int8: Bundle, tmp_path: Path
 ) -> None:
