@@ -41,7 +41,12 @@ class Places:
     def __init__(self, network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[str] = []
         move = network.to
-        monkeypatch.setattr(network, "to", lambda to: (self.seen.append(str(to)), move("cpu"))[1])
+
+        def to(device: Any) -> Any:
+            self.seen.append(str(device))
+            return move("cpu")
+
+        monkeypatch.setattr(network, "to", to)
         network.register_forward_pre_hook(lambda *_: self.seen.append("asked"))
 
 

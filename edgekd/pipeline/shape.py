@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekd.errors import InputError
 from edgekd.preprocess import Row, TextPreprocessor
 from edgekd.recipe import Recipe
-from edgekd.search.shape import Shape, choose
+from edgekd.search.shape import Shape, choose, choose_layers
 from edgekd.sections import Student
 
 if TYPE_CHECKING:
-    from edgekd.distill.student.anatomy import Sizes, Weights
+    from torch import nn
+
+    from edgekd.distill.student.anatomy import Weights
     from edgekd.models import LoadedModel
     from edgekd.pipeline.context import Context
 
@@ -59,30 +62,20 @@ def resolve(context: Context, rows: Sequence[Row]) -> Chosen:
 
     Raises :class:`edgekd.errors.InputError` for a limit that nothing meets, which it names.
     """
-    from edgekd.distill.student import build, dissect, even_layers
-    from edgekd.distill.student.anatomy import Sizes
+    from edgekd.distill.student import build
 
     spec = context.recipe.student
     if not spec.limited:
         return Chosen(spec)
     teacher, length = context.teacher, context.max_length or 0
-    text = isinstance(teacher.preprocessor, TextPreprocessor)
-    vocabulary = spec.vocabulary or ("trim" if text else "keep")
-    whole = build(Student(vocabulary=vocabulary), teacher, context.task, rows, length, 0)
-    anatomy = dissect(whole.model)
-    own = anatomy.sizes
+    # A distribution over a vocabulary is taught to one who has the same.
+    trims = isinstance(teacher.preprocessor, TextPreprocessor) and not context.task.over_vocabulary
+    vocabulary = spec.vocabulary or ("trim" if trims else "keep")
+    whole = build(Student(vocabulary=vocabulary), teacher, context.task, rows, length, 0).model
     precision, bits = smallest_precision(context.recipe)
 
-    def sizes(shape: Shape) -> Sizes:
-        return Sizes(shape.hidden, shape.heads, shape.intermediate, shape.embedding)
-
-    def weights(shape: Shape) -> Weights:
-        return anatomy.count(shape.layers, sizes(shape))
-
-    def cost(shape: Shape) -> int:
-        if spec.params is not None:
-            return weights(shape).total
-        return estimate(weights(shape), shape.layers, bits)
+    def price(found: Weights, layers: int) -> int:
+        return found.total if spec.params is not None else estimate(found, layers, bits)
 
     if spec.params is not None:
         limit = spec.params if spec.params > 1 else spec.params * teacher.parameters
@@ -94,8 +87,45 @@ def resolve(context: Context, rows: Sequence[Row]) -> Chosen:
             return f"{value / 1e6:.2f} MB at {precision}"
         return f"{value:,.0f} parameters ({value / teacher.parameters:.1%} of the teacher's)"
 
+    sizes, found, why = _search(whole, price, limit, say)
+    student = Student(vocabulary=vocabulary, **sizes)
+    size = estimate(found, len(sizes["layers"]), bits)
+    return Chosen(student, why, precision, size, found.total)
+
+
+def _search(
+    whole: nn.Module,
+    price: Callable[[Weights, int], int],
+    limit: float,
+    say: Callable[[float], str],
+) -> tuple[dict[str, Any], Weights, str]:
+    """A student's ``layers`` and widths that fit, the weights that it has, and why it is this one.
+
+    ``price`` of weights and a number of layers is held against ``limit``.
+    """
+    from edgekd.distill.student import dissect, even_layers, layer_list, weights_of
+    from edgekd.distill.student.anatomy import Sizes
+
+    try:
+        anatomy = dissect(whole)
+    except InputError as error:
+        depth = layer_list(whole)[1]
+
+        def left(layers: int) -> Weights:
+            return weights_of(whole, even_layers(layers, depth))
+
+        count, why = choose_layers(
+            depth, lambda n: price(left(n), n), limit, say, str(error).partition(";")[0]
+        )
+        return {"layers": even_layers(count, depth)}, left(count), why
+    own = anatomy.sizes
+
+    def weights(shape: Shape) -> Weights:
+        sizes = Sizes(shape.hidden, shape.heads, shape.intermediate, shape.embedding)
+        return anatomy.count(shape.layers, sizes)
+
     start = Shape(anatomy.depth, own.heads, own.head_size, own.intermediate, own.embedding)
-    choice = choose(start, cost, limit, say)
+    choice = choose(start, lambda shape: price(weights(shape), shape.layers), limit, say)
     shape = choice.shape
     asked = {
         "heads": (shape.heads, own.heads),
@@ -103,13 +133,9 @@ def resolve(context: Context, rows: Sequence[Row]) -> Chosen:
         "intermediate_size": (shape.intermediate, own.intermediate),
         "embedding_size": (shape.embedding, own.embedding),
     }
-    student = Student(
-        layers=even_layers(shape.layers, anatomy.depth),
-        vocabulary=vocabulary,
-        **{name: ours for name, (ours, theirs) in asked.items() if ours != theirs},  # type: ignore[arg-type]
-    )
-    found = weights(shape)
-    return Chosen(student, choice.why, precision, estimate(found, shape.layers, bits), found.total)
+    sizes = {name: ours for name, (ours, theirs) in asked.items() if ours != theirs}
+    layers = even_layers(shape.layers, anatomy.depth)
+    return {"layers": layers, **sizes}, weights(shape), choice.why
 
 
 def check(context: Context, teacher: LoadedModel) -> None:

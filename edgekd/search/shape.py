@@ -11,6 +11,8 @@ sentence:
 3. layers, at a third of the width, down to one;
 4. the rest of the heads.
 
+Of a family whose width cannot be reduced, layers alone are dropped.
+
 Depth is kept because the width's reduction is fitted to the rows and a dropped layer's is not.
 banking77's teacher (6 layers, 384 wide) at 14 to 15 % of its parameters, after two epochs on 1,500
 rows, one seed: 84.2 % for 6 layers 192 wide, 79.8 % for 3 of 256, 77.8 % for 2 of 320, 75.7 % for
@@ -74,6 +76,24 @@ def choose(
         f"no student of this teacher fits {say(limit)}: the smallest reachable has"
         f" {say(smallest[0])} ({describe(teacher, smallest[1])}); ask for that, or give a smaller"
         " student as model: or config:"
+    )
+
+
+def choose_layers(
+    total: int, cost: Callable[[int], int], limit: float, say: Callable[[float], str], reason: str
+) -> tuple[int, str]:
+    """How many of ``total`` layers fit, the most of them, and why; ``reason`` is why layers alone.
+
+    Raises :class:`InputError` where a single one does not.
+    """
+    for layers in range(total, 0, -1):
+        found = cost(layers)
+        if found <= limit:
+            what = f"{layers} of {total} layer{'s' if total > 1 else ''}, the whole width"
+            return layers, f"{what}: {say(found)}, at most {say(limit)} asked; {reason}"
+    raise InputError(
+        f"no student of this teacher fits {say(limit)}: one of its {total} layers has"
+        f" {say(cost(1))}, and {reason}; ask for that, or give a smaller student as model: or config:"
     )
 
 

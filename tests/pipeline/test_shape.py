@@ -92,6 +92,64 @@ def test_impossible_widths_are_refused_before_the_teacher_is_run(
         learn.label(context, learn.read(context), None)
 
 
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 48,
+}
+
+
+def of_family(context: Context, kind: str, **more: Any) -> None:
+    """Give ``context`` a random teacher of that family, which reads what its own one reads."""
+    import transformers
+
+    from edgekd.models import LoadedModel
+
+    own = context.teacher
+    vocabulary = own.preprocessor.tokenizer.get_vocab_size()  # type: ignore[attr-defined]
+    settings = {**SIZES, "vocab_size": vocabulary, "num_labels": 3, "pad_token_id": 0, **more}
+    config = transformers.AutoConfig.for_model(kind, **settings)
+    config.architectures = []
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    context.__dict__["teacher"] = LoadedModel(model, own.preprocessor, own.labels, kind, kind)
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "modernbert", "gpt2"])
+@pytest.mark.parametrize("limit", [{"params": "75%"}, {"size_mb": 0.06}])
+def test_layers_alone_go_where_the_width_cannot(
+    context_of: Callable[..., Context], kind: str, limit: dict[str, Any]
+) -> None:
+    context = context_of(**limit, vocabulary="keep")
+    of_family(context, kind)
+    chosen = resolve(context, context.train)
+    layers = chosen.student.layers
+    assert layers and layers[0] == 0 and 1 <= len(layers) < 4 and not chosen.student.widths
+    assert f"{len(layers)} of 4 layers, the whole width" in chosen.why
+    assert f"the width of a {kind} model cannot be reduced here" in chosen.why
+    built = learn.fresh_student(context, context.train, 0)
+    assert built.parameters == chosen.estimated_params
+    if "params" in limit:
+        assert built.parameters <= 0.75 * context.teacher.parameters
+
+
+def test_a_family_that_repeats_one_layer_has_none_to_drop(
+    context_of: Callable[..., Context],
+) -> None:
+    context = context_of(params="50%")
+    of_family(context, "albert", embedding_size=8)
+    with pytest.raises(InputError, match=r"no plain list of layers .* as model: or config:"):
+        resolve(context, context.train)
+
+
+def test_not_even_one_layer_fits(context_of: Callable[..., Context]) -> None:
+    context = context_of(params=100)
+    of_family(context, "mpnet")
+    with pytest.raises(InputError, match=r"fits 100 parameters .* one of its 4 layers has \d,\d+"):
+        resolve(context, context.train)
+
+
 def test_a_run_on_images(digits_recipe: Callable[..., Path], tmp_path: Path) -> None:
     path = digits_recipe(tmp_path, student={"params": "40%"}, distill={"epochs": 1})
     document = pipeline.run(recipes.load(path), path, tmp_path / "run")

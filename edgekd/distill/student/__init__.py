@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgekd.distill.student.anatomy import dissect, family_of, sizes_of, wanted_sizes
+from edgekd.distill.student.anatomy import (
+    dissect,
+    family_of,
+    sizes_of,
+    wanted_sizes,
+    weights_of,
+)
 from edgekd.distill.student.layers import check_layers, copy_layers, even_layers, layer_list
 from edgekd.distill.student.narrow import narrow
 from edgekd.distill.student.vocabulary import trim_vocabulary
@@ -33,6 +39,7 @@ __all__ = [
     "layer_list",
     "narrow",
     "trim_vocabulary",
+    "weights_of",
 ]
 
 

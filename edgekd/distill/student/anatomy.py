@@ -9,7 +9,7 @@ family ties two meanings to one size (the heads' outputs and the residual stream
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "vit": _VIT,
     "deit": _VIT,
+    "audio-spectrogram-transformer": _VIT,
 }
 
 
@@ -128,6 +129,25 @@ class Anatomy:
             else:
                 vectors += number
         return Weights(matrices, vectors, channels)
+
+
+def weights_of(model: nn.Module, layers: Sequence[int]) -> Weights:
+    """Weights of ``model`` with these of its layers alone, exactly; of any family.
+
+    Raises :class:`InputError` for one without a list of layers.
+    """
+    prefix = f"{layer_list(model)[0]}."
+    kept = {str(layer) for layer in layers}
+    matrices = vectors = channels = 0
+    for name, value in model.named_parameters():
+        if name.startswith(prefix) and name.removeprefix(prefix).split(".")[0] not in kept:
+            continue
+        if sum(length > 1 for length in value.shape) > 1:
+            matrices += value.numel()
+            channels += value.shape[0]
+        else:
+            vectors += value.numel()
+    return Weights(matrices, vectors, channels)
 
 
 def family_of(model: nn.Module) -> Family:

@@ -16,14 +16,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgekd import models, tasks
+from edgekd.audio import AST, AudioPreprocessor
 from edgekd.distill.student import build, narrow
-from edgekd.distill.student.anatomy import Sizes, dissect, wanted_sizes
+from edgekd.distill.student.anatomy import Sizes, dissect, resized, wanted_sizes
 from edgekd.distill.student.narrow import fold
 from edgekd.errors import InputError
 from edgekd.models import LoadedModel
 from edgekd.sections import Student
 
 TEXT, IMAGE = tasks.get("text-classification"), tasks.get("image-classification")
+SOUND = tasks.get("audio-classification")
+BANK = AudioPreprocessor(8000, 20, features="fbank", mels=24, mean=-5.0, std=4.0)
 TINY: dict[str, Any] = {
     "vocab_size": 60,
     "hidden_size": 24,
@@ -44,13 +47,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "distilbert": {**DISTIL, "max_position_embeddings": 48, "num_labels": 3},
     "vit": {k: v for k, v in SIGHT.items() if k not in ("vocab_size", "max_position_embeddings")},
     "deit": {k: v for k, v in SIGHT.items() if k not in ("vocab_size", "max_position_embeddings")},
+    AST: {
+        **{k: v for k, v in TINY.items() if k not in ("vocab_size", "max_position_embeddings")},
+        **{"max_length": 20, "num_mel_bins": 24, "patch_size": 8},
+        **{"frequency_stride": 8, "time_stride": 4},
+    },
 }
 
 
 def network(family: str) -> Any:
-    kind = family.split("-")[0]
-    config = transformers.AutoConfig.for_model(kind, **FAMILIES[family])
-    head = TEXT if "vocab_size" in FAMILIES[family] else IMAGE
+    config = transformers.AutoConfig.for_model(
+        family.removesuffix("-projected"), **FAMILIES[family]
+    )
+    head = TEXT if "vocab_size" in FAMILIES[family] else SOUND if family == AST else IMAGE
     config.architectures = []  # transformers 5.23 iterates over it
     torch.manual_seed(0)
     return getattr(transformers, head.auto_class).from_config(config).eval()
@@ -62,6 +71,9 @@ def loaded(bert_dir: Path, vit_dir: Path) -> Callable[[str], tuple[LoadedModel, 
 
     def make(family: str) -> tuple[LoadedModel, list[Any]]:
         model = network(family)
+        if family == AST:
+            names = tuple(str(i) for i in range(3))
+            return LoadedModel(model, BANK, names, family, ""), models.example_rows(SOUND, BANK)
         text = "vocab_size" in FAMILIES[family]
         source, task = (bert_dir, TEXT) if text else (vit_dir, IMAGE)
         teacher = models.load(str(source), task)
@@ -121,6 +133,21 @@ def test_what_nothing_depends_on_is_dropped_without_a_trace(
     small = narrow(model, replace(anatomy.sizes, intermediate=half), rows * 8)
     spread = float(np.std(before))
     np.testing.assert_allclose(logits(small, rows), before, atol=0.02 * spread)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_of_a_model_is_the_model(family: str, loaded: Callable[..., Any]) -> None:
+    """Through the whole of the reduction: one neuron is added that says nothing, and dropped."""
+    model, rows = loaded(family)
+    own = dissect(model.model).sizes
+    wider: Any = random_like(model, 1).model
+    wider = type(wider)(resized(wider.config, intermediate=own.intermediate + 1)).eval()
+    for name, weight in wider.state_dict().items():
+        theirs = model.model.state_dict()[name]
+        weight.zero_()
+        weight[tuple(slice(length) for length in theirs.shape)] = theirs
+    same = narrow(replace(model, model=wider), own, rows)
+    np.testing.assert_allclose(logits(same, rows), logits(model, rows), rtol=1e-4, atol=1e-5)
 
 
 def test_at_full_size_nothing_changes(bert_dir: Path) -> None:
