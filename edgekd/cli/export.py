@@ -54,7 +54,7 @@ def export(
         str | None,
         typer.Option(
             help="Labelled rows to choose on with auto, and to calibrate on where a precision sets"
-            " activation ranges; never the test data."
+            " activation ranges (with auto a fifth of them, at most); never the test data."
         ),
     ] = None,
     profile: Annotated[
@@ -103,6 +103,7 @@ def export(
     from edgekd import data as reading
     from edgekd import exporter as exporters
     from edgekd import models, tasks
+    from edgekd.cli.selection import apart, divided
     from edgekd.exporter import AUTO, Spec
     from edgekd.program import Shapes
     from edgekd.wrap import wrap
@@ -126,12 +127,15 @@ def export(
     columns = {k: v for k, v in {"text": text, "label": label}.items() if v}
     rows = reading.read_rows(data, chosen, columns) if data else []
     selection = reading.read_rows(select, chosen, columns) if select else []
+    selection = apart(selection, rows)
+    searches = AUTO in wanted and bool(exporter.calibrated)
+    chosen_on, ranging = divided(selection, CALIBRATION) if searches else (selection, selection)
     loaded = models.load(model, chosen, max_length=max(length) if length else max_length)
     # A stranger among the labels is told at once.
     rows = reading.name_labels(rows, loaded.labels)
-    selection = reading.name_labels(selection, loaded.labels)
+    chosen_on = reading.name_labels(chosen_on, loaded.labels)
     samples = models.example_rows(chosen, loaded.preprocessor)
-    examples = _spread(selection or rows) or samples
+    examples = _spread(chosen_on or rows) or samples
     program = wrap(
         loaded.model,
         chosen,
@@ -140,7 +144,7 @@ def export(
         examples,
         {"source": Path(model).name or model, "revision": loaded.revision},
     )
-    asked = Asked(wanted, budget, timed, selection, _spread(selection, CALIBRATION) or samples)
+    asked = Asked(wanted, budget, timed, chosen_on, _spread(ranging, CALIBRATION) or samples)
     bundle, search = _build(exporter, program, spec, asked, out)
     document: dict[str, Any] = {
         "schema": "edgekd.export/1",
@@ -319,7 +323,7 @@ def _make(
         exporter, base, asked.selection, asked.calibration, asked.profile, work
     )
     choice, clock, best = precision.auto(search, asked.budget)
-    return best, precision.as_rows(choice, asked.budget, clock)
+    return best, precision.as_rows(choice, asked.budget, clock, len(asked.selection))
 
 
 def _score(
@@ -338,6 +342,7 @@ def _score(
 
 
 def _show(console: Any, document: dict[str, Any]) -> None:
+    from edgekd.pipeline.precision import too_few
     from edgekd.report import units
 
     console.print(
@@ -350,6 +355,8 @@ def _show(console: Any, document: dict[str, Any]) -> None:
         kept = ", ".join(chosen["kept"]) or "nothing"
         console.print(f"auto chose {chosen['precision']}; put back to float: {kept}")
         console.print(document["search"]["timing"]["note"])
+        if few := too_few(document["search"]["rows"], document["search"]["max_drop"]):
+            console.print(f"[yellow]note:[/yellow] {few}")
     scored = document.get("evaluation")
     if scored:
         name, value = next(iter(scored["metrics"].items()))

@@ -12,6 +12,7 @@ import numpy as np
 from edgekd.pipeline import stages
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.learn import seed_folder
+from edgekd.pipeline.precision import too_few
 from edgekd.pipeline.preflight import cut_off
 from edgekd.pipeline.ship import Built, budget_limits, chosen_profiles, not_searched
 from edgekd.pipeline.stage import Done
@@ -103,7 +104,7 @@ def assemble(
         warnings=[
             *context.warnings,
             *_warnings(context, models),
-            *(s["missed"] for b in built if (s := b.done.result.get("search")) and s["missed"]),
+            *(warning for b in built for warning in _doubts(b.done.result.get("search"))),
             *([shift.sentence] if shift and shift.found else []),
         ],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -210,6 +211,14 @@ def _search(context: Context, built: Built) -> Search:
     if unsearched := not_searched(context, built.target):
         found.timing.note += f"; {unsearched}"
     return found
+
+
+def _doubts(search: Mapping[str, Any] | None) -> list[str]:
+    """What a reader should know before trusting what a search chose."""
+    if search is None:
+        return []
+    found = (search["missed"], too_few(search["rows"], search["max_drop"]))
+    return [line for line in found if line]
 
 
 def _bundle_row(built: Built, scored: Done, benches: Mapping[str, Done]) -> BundleRow:

@@ -237,8 +237,18 @@ def nearest_miss(choice: Choice, budget: Budget) -> str:
     )
 
 
-def as_rows(choice: Choice, budget: Budget, timed: Clock) -> dict[str, Any]:
-    """The search as plain JSON for the report."""
+def too_few(rows: int, max_drop: float) -> str | None:
+    """One line where ``rows`` are too few to see a drop of ``max_drop``: one row is more."""
+    if not 0 < max_drop < 1 / rows:
+        return None
+    return (
+        f"auto chose on {rows} selection rows, of which one is {1 / rows:.1%}: whether a drop stays"
+        f" within {max_drop:g} is not seen on so few; give {round(1 / max_drop)} or more"
+    )
+
+
+def as_rows(choice: Choice, budget: Budget, timed: Clock, rows: int) -> dict[str, Any]:
+    """The search on ``rows`` selection rows as plain JSON for the report."""
 
     def row(trial: Trial | None) -> dict[str, Any] | None:
         if trial is None:
@@ -248,6 +258,7 @@ def as_rows(choice: Choice, budget: Budget, timed: Clock) -> dict[str, Any]:
 
     return {
         **asdict(budget),
+        "rows": rows,
         "timing": {"evidence": timed.evidence, "note": timed.note},
         "chosen": row(choice.chosen),
         "nearest": row(choice.nearest),

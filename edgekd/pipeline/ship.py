@@ -219,7 +219,7 @@ def _automatic(context: Context, exporter: Exporter, base: Built, target: Target
         choice = precision.find(search, budget, timed)
         kept = choice.chosen or closest(choice.trials, budget)
         shutil.copytree(search.bundle(kept.candidate).path, scratch / "output")
-        found = precision.as_rows(choice, budget, timed)
+        found = precision.as_rows(choice, budget, timed, len(search.selection))
         facts = _facts(exporter, Bundle.open(scratch / "output"))
         search_row = {"target": exporter.name, **found}
         return {**facts, "precision": kept.candidate.precision, "search": search_row}

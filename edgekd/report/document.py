@@ -196,6 +196,7 @@ class Search(Part):
     max_drop: float
     max_latency_ms: float | None = None
     max_size_bytes: int | None = None
+    rows: int | None = None  # of the selection that it chose on
     timing: Timing
     bundle: str  # path of the bundle that it chose, or of the closest to the budget
     chosen: Trial | None

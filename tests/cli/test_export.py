@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from edgekd.bundle import Bundle
+from edgekd.cli.selection import apart, divided
+from edgekd.errors import InputError
 
 Cli = Callable[..., Any]
 
@@ -84,6 +86,34 @@ def test_strange_labels_are_told_before_anything_is_written(
     answer = edgekd("export", bert_dir, "--out", tmp_path / "x", "--data", tmp_path / "rows.csv")
     assert answer.code == 2 and "did you mean 'card'" in answer.err
     assert [p.name for p in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_rows_that_choose_are_not_those_that_report(
+    edgekd: Cli, bert_dir: Path, intents: Any, tmp_path: Path
+) -> None:
+    answer = edgekd(
+        *("export", bert_dir, "--out", tmp_path / "x", "--precision", "auto"),
+        *("--select", intents.test, "--data", intents.test),
+    )
+    assert answer.code == 2 and not list(tmp_path.iterdir())
+    assert "48 of 48 rows of --data (100.0%) also stand in --select" in answer.err
+
+
+def test_the_few_rows_that_both_have_are_not_chosen_on(capsys: pytest.CaptureFixture[str]) -> None:
+    selection, test = ([{"text": f"{name} {i}"} for i in range(60)] for name in "ab")
+    assert apart([*selection, test[7]], test) == selection
+    assert "1 rows of --select also stand in --data" in capsys.readouterr().err
+
+
+def test_activation_ranges_come_from_rows_that_nothing_is_chosen_on() -> None:
+    rows = [{"text": f"row {i:03}"} for i in range(50)]
+    chosen_on, ranging = divided([*rows, rows[0]], 128)
+    assert len(ranging) == 10 and not [row for row in chosen_on if row in ranging]
+    assert {row["text"] for row in (*chosen_on, *ranging)} == {row["text"] for row in rows}
+    assert len(divided([{"text": f"row {i}"} for i in range(999)], 128)[1]) == 128
+    for few in (rows[:4], rows[:1] * 9):
+        with pytest.raises(InputError, match=r"--select has . rows, too few that differ"):
+            divided(few, 128)
 
 
 def test_verify_says_no(
@@ -164,9 +194,10 @@ def test_what_is_told_of_auto_is_its_own_choice(capsys: pytest.CaptureFixture[st
     chosen = {"precision": "int8-full", "kept": []}
     document = {"bundle": "x", "target": "browser", "variant": "fp32+int8-full", "size_bytes": 1}
     document |= {"relative_error": 0.0, "precision": "fp32", "findings": []}
-    document["search"] = {"chosen": chosen, "timing": {"note": ""}}
+    document["search"] = {"chosen": chosen, "timing": {"note": ""}, "rows": 40, "max_drop": 0.01}
     _show(Console(width=200), document)
-    assert "auto chose int8-full" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "auto chose int8-full" in told and "auto chose on 40 selection rows" in told
 
 
 def test_activation_ranges_are_never_taken_from_made_up_rows(

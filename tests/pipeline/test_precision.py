@@ -9,7 +9,7 @@ from edgekd import exporter as exporters
 from edgekd import profiles
 from edgekd.bundle import Bundle
 from edgekd.errors import InconclusiveError, InputError, MissingDependency, VerificationError
-from edgekd.pipeline import precision
+from edgekd.pipeline import document, precision
 from edgekd.pipeline.precision import Search
 from edgekd.search.trial import Budget
 from tests.conftest import Intents
@@ -26,11 +26,20 @@ def test_without_a_clock_the_smallest_inside_the_drop_wins(search: Search) -> No
     choice, timed, bundle = precision.auto(search, Budget(1.0), ladder=["fp32", "int8"])
     assert choice.chosen is not None and bundle.manifest.precision == "int8"
     assert bundle.size_bytes < search.base.size_bytes
-    rows = precision.as_rows(choice, Budget(1.0), timed)
+    rows = precision.as_rows(choice, Budget(1.0), timed, len(search.selection))
+    assert rows["rows"] == 24
     assert rows["timing"]["evidence"] is None and "not measured" in rows["timing"]["note"]
     assert [row["latency_ms"] for row in rows["trials"]] == [None, None]
     assert [row["precision"] for row in rows["trials"]] == ["fp32", "int8"]
     assert rows["trials"][0]["drop"] == 0.0 and rows["chosen"] == rows["trials"][1]
+
+
+def test_rows_too_few_to_see_the_drop_are_told() -> None:
+    told = precision.too_few(40, 0.01)
+    assert told and "40 selection rows, of which one is 2.5%" in told and "give 100 or more" in told
+    assert precision.too_few(100, 0.01) is None and precision.too_few(40, 0.0) is None
+    search = {"missed": None, "rows": 40, "max_drop": 0.01}
+    assert document._doubts(search) == [told] and document._doubts(None) == []
 
 
 def test_a_budget_that_nothing_meets_names_the_nearest_miss(search: Search) -> None:

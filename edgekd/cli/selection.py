@@ -1,0 +1,47 @@
+"""The rows of ``--select``: apart from the test data, and parted into what each is used for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekd.data import OVERLAP_LIMIT, content_key, drop_overlap
+from edgekd.errors import InputError
+from edgekd.pipeline.context import spread
+from edgekd.progress import say
+
+Rows = list[dict[str, Any]]
+
+
+def apart(selection: Rows, test: Rows) -> Rows:
+    """``selection`` without the few rows that ``test`` has too.
+
+    Raises :class:`InputError` where they are many: the test data would choose.
+    """
+    if not selection or not test:
+        return selection
+    kept, overlap = drop_overlap(selection, test, allow=True)
+    if overlap.share > OVERLAP_LIMIT or not kept:
+        raise InputError(
+            f"{overlap.test_rows} of {len(test)} rows of --data ({overlap.share:.1%}) also stand in"
+            " --select, and how good a choice is shows on other rows only; give files that share none"
+        )
+    if overlap.dropped:
+        say(f"  {overlap.dropped} rows of --select also stand in --data: not chosen on")
+    return kept
+
+
+def divided(selection: Rows, most: int) -> tuple[Rows, Rows]:
+    """Rows to choose on, and ``most`` others, at most a fifth, that set activation ranges.
+
+    A precision that is scored on its own calibration rows looks better than it is. Raises
+    :class:`InputError` where there are too few rows for both.
+    """
+    ranging = spread(selection, min(most, len(selection) // 5))
+    keys = {content_key(row) for row in ranging}
+    chosen_on = [row for row in selection if content_key(row) not in keys]
+    if not ranging or not chosen_on:
+        raise InputError(
+            f"--select has {len(selection)} rows, too few that differ: auto sets activation ranges"
+            " by a fifth of them and chooses on the others; give more"
+        )
+    return chosen_on, [dict(row) for row in ranging]
