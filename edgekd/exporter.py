@@ -148,6 +148,10 @@ class Exporter(ABC):
     ) -> Manifest:
         """Write ``bundle``'s model compressed by ``plan`` into the empty ``folder``."""
 
+    def made_for(self, precision: str) -> str | None:
+        """What of this machine decides how ``precision`` comes out; None where nothing does."""
+        return None
+
     @abstractmethod
     def groups(self, bundle: Bundle) -> list[Group]:
         """List the compressible parts, in graph order."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgekd import exporter as exporters
 from edgekd import profiles
+from edgekd.bench import environment
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError, nearest
 from edgekd.exporter import AUTO, Exporter, Plan, Spec
@@ -30,6 +31,9 @@ BUNDLING = (
 )
 SCORING = (*BUNDLING, "edgekd.evaluate", "edgekd.tasks", "edgekd.pipeline.ship")
 CALIBRATION = 128  # training rows that set activation ranges
+# What of a machine its kernels' numbers follow, and what its times do.
+NUMBERS = ("cpu", "flags")
+TIMES = (*NUMBERS, "cores", "usable_cores", "os")
 
 
 @dataclass(frozen=True)
@@ -181,10 +185,9 @@ def _compress(context: Context, exporter: Exporter, base: Built, precision: str)
         made = exporter.compress(bundle, Plan(precision), rows, scratch / "output")
         return _facts(exporter, made)
 
+    depends = {"base": base.done, "plan": precision, "made_for": exporter.made_for(precision)}
     code = (*BUNDLING, package_of(exporter))
-    done = context.run.stage(
-        f"quantize-{Path(path).name}", {"base": base.done, "plan": precision}, code, make, path
-    )
+    done = context.run.stage(f"quantize-{Path(path).name}", depends, code, make, path)
     return Built("student", exporter.name, precision, path, done)
 
 
@@ -224,7 +227,13 @@ def _automatic(context: Context, exporter: Exporter, base: Built, target: Target
         search_row = {"target": exporter.name, **found}
         return {**facts, "precision": kept.candidate.precision, "search": search_row}
 
-    depends = {"base": base.done, "profile": profile, "max_drop": target.max_drop, "limits": limits}
+    depends = {
+        "base": base.done,
+        "profile": profile,
+        "max_drop": target.max_drop,
+        "limits": limits,
+        "machine": here(TIMES),
+    }
     code = (*SCORING, "edgekd.search", "edgekd.pipeline.precision", package_of(exporter))
     done = context.run.stage(f"search-{Path(path).name}", depends, code, make, path)
     return Built("student", exporter.name, done.result["precision"], path, done)
@@ -267,6 +276,12 @@ def _spec(context: Context, target: Target, exporter: Exporter) -> Spec:
         metadata=metadata,
         options=target.options,
     )
+
+
+def here(fields: Sequence[str]) -> dict[str, Any]:
+    """This machine: a run directory that was carried to another one is scored and timed again."""
+    machine = environment.describe()
+    return {name: machine.get(name) for name in fields}
 
 
 def package_of(exporter: Exporter) -> str:

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from edgekd import exporter as exporters
-from edgekd.bench import environment
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError
 from edgekd.exporter import Runtime
 from edgekd.pipeline.context import Context
-from edgekd.pipeline.ship import SCORING, Built, package_of, profiles_of
+from edgekd.pipeline.ship import NUMBERS, SCORING, TIMES, Built, here, package_of, profiles_of
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
 from edgekd.progress import say, track
@@ -61,7 +60,12 @@ def score(context: Context, built: Built, labelled: Done) -> Done:
         scores = {"evaluation": found.to_dict(), "checks": checks}
         return {"evidence": evidence, "scored_on": where, **scores}
 
-    depends = {"bundle": built.done, "labelled": labelled, "runtime": asdict(runtime)}
+    depends = {
+        "bundle": built.done,
+        "labelled": labelled,
+        "runtime": asdict(runtime),
+        "machine": here(NUMBERS),
+    }
     code = (*SCORING, "edgekd.pipeline.worth", package_of(exporter))
     return context.run.stage(f"score-{name}", depends, code, make, f"evaluations/{name}.npz")
 
@@ -117,10 +121,8 @@ def bench(context: Context, profile: Profile, built: Sequence[Built]) -> Done:
         rows = {name: m.to_dict(raw=False) for name, m in found.measurements.items()}
         return {"rows": rows, "speedup": ratios}
 
-    # Times are of this machine: a run directory that was carried elsewhere is timed again.
-    machine = environment.describe()
-    here = {key: machine.get(key) for key in ("cpu", "flags", "cores", "usable_cores", "os")}
-    depends = {"profile": profile, "machine": here, "bundles": {b.path: b.done for b in mine}}
+    bundles = {b.path: b.done for b in mine}
+    depends = {"profile": profile, "machine": here(TIMES), "bundles": bundles}
     code = (
         "edgekd.bench",
         "edgekd.pipeline.worth",

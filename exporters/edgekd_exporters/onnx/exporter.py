@@ -11,6 +11,7 @@ from edgekd.bundle import STRING, Bundle, Manifest, TensorSpec
 from edgekd.errors import InputError, nearest
 from edgekd.exporter import Exporter, Finding, Group, Plan, Runtime, Session, Spec
 from edgekd_exporters.onnx import files
+from edgekd_exporters.onnx.cpu import int8_kernels
 from edgekd_exporters.onnx.precisions import PRECISIONS
 from edgekd_exporters.onnx.session import PROVIDERS, OnnxSession, provider
 
@@ -121,6 +122,11 @@ class OnnxExporter(Exporter):
             golden={},
             files={},
         )
+
+    def made_for(self, precision: str) -> str | None:
+        """The int8 kernels that decide the width of the weights, where there are any."""
+        rung = PRECISIONS[precision]
+        return int8_kernels().kind if rung.kind in ("dynamic", "static", "blocks") else None
 
     def groups(self, bundle: Bundle) -> list[Group]:
         from edgekd_exporters.onnx.weights import weighted
