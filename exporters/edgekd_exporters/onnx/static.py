@@ -7,7 +7,7 @@ fuse into integer kernels when the graph is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from edgekd_exporters.onnx.calibrate import Method, ranges
 from edgekd_exporters.onnx.files import hold_weights
 from edgekd_exporters.onnx.weights import weighted
 
-# Between two int8 convolutions these stay in integers; around a matrix product they would only
-# add conversions.
+# Beside an int8 convolution these stay in integers; around a matrix product they would only add
+# conversions, and a transformer that cuts its image up with one convolution has many of those.
 _BESIDE_CONVOLUTIONS = ("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool",
                         "Relu", "Resize")  # fmt: skip
 
@@ -44,22 +44,16 @@ def apply(
     taken = [item for item in items if chosen(item.module)]
     if not taken:
         return model, 0
-    convolutions = any(item.kind == "conv" for item in taken)
+    kept = {item.module for item in items} - {item.module for item in taken}
     nodes = [item.node for item in taken]
-    if convolutions:
-        kept = {item.module for item in items} - {item.module for item in taken}
-        nodes += [
-            node
-            for node in model.graph
-            if node.op_type in _BESIDE_CONVOLUTIONS
-            and (node.name or "").rpartition("/")[0] not in kept
-        ]
+    nodes += _beside([item.node for item in taken if item.kind == "conv"], kept)
     activations = {name for node in nodes for name in _activations(node)}
     found = ranges(model, sorted(activations), rows, method)
     nodes = [node for node in nodes if _activations(node) <= set(found)]  # no index arithmetic
-    options: dict[str, Any] = {"DefaultTensorType": onnx.TensorProto.FLOAT}
-    if not convolutions:
-        options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
+    options: dict[str, Any] = {
+        "DefaultTensorType": onnx.TensorProto.FLOAT,
+        "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
+    }
     hold_weights(model)  # the quantizer reads them; it infers the shapes itself
     quantizer = QDQQuantizer(
         ir.to_proto(model),
@@ -75,6 +69,24 @@ def apply(
     )
     quantizer.quantize_model()
     return ir.from_proto(quantizer.model.model), len(taken)
+
+
+def _beside(convolutions: Sequence[ir.Node], kept: Collection[str]) -> list[ir.Node]:
+    """What stays in integers: reached from a convolution through such nodes alone."""
+    found: dict[ir.Node, None] = {}
+    edge = list(convolutions)
+    while edge:
+        node = edge.pop()
+        new = [
+            other
+            for other in (*node.predecessors(), *node.successors())
+            if other.op_type in _BESIDE_CONVOLUTIONS
+            and other not in found
+            and (other.name or "").rpartition("/")[0] not in kept
+        ]
+        found |= dict.fromkeys(new)
+        edge += new
+    return list(found)
 
 
 def _activations(node: ir.Node) -> set[str]:

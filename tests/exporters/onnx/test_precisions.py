@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -94,6 +95,35 @@ def test_convolutions_are_quantized_with_static_ranges(
     plan = Plan("int8-static", {"depthwise": "fp32"})
     mixed = exporter.compress(conv_fp32, plan, conv.rows, tmp_path / "mixed")
     assert "depthwise" in {group.name for group in exporter.groups(mixed)}
+
+
+def quantized(bundle: Bundle) -> Counter[str]:
+    """What reads the activations that are in integers."""
+    nodes = ir.load(bundle.path / "model.onnx").graph
+    pairs = [n.outputs[0].consumers() for n in nodes if n.op_type == "QuantizeLinear"]
+    readers = {id(r): r for (back,) in pairs for r in back.outputs[0].consumers()}
+    return Counter(node.op_type for node in readers.values())
+
+
+def test_one_convolution_leaves_the_transformer_behind_it_alone(
+    exporter: OnnxExporter, vit_fp32: Bundle, vit: Program, tmp_path: Path
+) -> None:
+    """A patch embedding quantizes what is beside it, not each bias and each residual sum."""
+    bundle = exporter.compress(vit_fp32, Plan("int8-static"), vit.rows, tmp_path / "static")
+    read = quantized(bundle)
+    assert read["MatMul"] == 12 and read["Gemm"] == read["Conv"] == 1
+    assert not {"Add", "Sum", "LayerNormalization", "Softmax"} & set(read)
+    assert ops(bundle).count("QuantizeLinear") == 12  # activations; q, k and v share one
+
+
+def test_what_lies_between_convolutions_stays_in_integers(
+    exporter: OnnxExporter, conv_fp32: Bundle, conv: Program, tmp_path: Path
+) -> None:
+    bundle = exporter.compress(conv_fp32, Plan("int8-static"), conv.rows, tmp_path / "static")
+    read = quantized(bundle)
+    assert read["Conv"] == 3 and read["Add"] == 1
+    node = next(n for n in ir.load(bundle.path / "model.onnx").graph if n.op_type == "Gemm")
+    assert node.outputs[0].is_graph_output()  # scores are not rounded
 
 
 @pytest.mark.parametrize("target", [onnx_compress, browser_compress])
