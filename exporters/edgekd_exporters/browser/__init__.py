@@ -2,7 +2,6 @@
 
 exporter.py      the contract's face; imports nothing heavy
 precisions.py    the ladder as data, and each rung's file name
-compress.py      applies a precision plan with the ONNX target's passes
 folder.py        the layout: config.json and the page (pages/index.html)
 figures.py       exact figures and lint
 session.py       a loaded bundle in a page (pages/session.*)

@@ -64,9 +64,8 @@ class BrowserExporter(Exporter):
     ) -> Manifest:
         import onnx_ir as ir
 
-        from edgekd_exporters.browser import compress
         from edgekd_exporters.browser import folder as layout
-        from edgekd_exporters.onnx import files
+        from edgekd_exporters.onnx import compress, files
 
         rung = PRECISIONS.get(plan.default)
         if rung is None:
@@ -80,7 +79,9 @@ class BrowserExporter(Exporter):
                 f"{bundle.path} is {manifest.precision}; compress the fp32 bundle instead"
             )
         source = ir.load(bundle.path / manifest.model_files[0])
-        model, described = compress.apply(source, bundle, plan, calibration)
+        # Bits of the rung, never of this processor: a folder runs everywhere, and is the same
+        # wherever it is made.
+        model, compression = compress.apply(source, bundle, plan, rung, rung.bits, calibration)
         (folder / "onnx").mkdir()
         written = files.save(model, folder / "onnx")
         _refuse_external(written)
@@ -95,7 +96,7 @@ class BrowserExporter(Exporter):
             runtime={
                 **{name: value for name, value in manifest.runtime.items() if name != "dtypes"},
                 **_runtime(plan.default),
-                **described,
+                "compression": compression,
             },
             tolerance=rung.repeats,
             golden={},

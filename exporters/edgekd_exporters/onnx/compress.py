@@ -1,4 +1,4 @@
-"""Apply a precision plan to a float graph."""
+"""Apply a precision plan to a float graph: one way for every target that ships ONNX."""
 
 from __future__ import annotations
 
@@ -12,26 +12,23 @@ from edgekd.errors import InputError
 from edgekd.exporter import Plan
 from edgekd.preprocess import Row
 from edgekd_exporters.onnx import blocks, dynamic, half, static
-from edgekd_exporters.onnx.cpu import int8_kernels
 from edgekd_exporters.onnx.files import of_graph
 from edgekd_exporters.onnx.passes import fuse_attention, half_vectors, short_names, tidy
-from edgekd_exporters.onnx.precisions import PRECISIONS
+from edgekd_exporters.onnx.precisions import Rung
 from edgekd_exporters.onnx.weights import PlanReader, weighted
 
 
 def apply(
-    model: ir.Model, bundle: Bundle, plan: Plan, calibration: Sequence[Row]
+    model: ir.Model, bundle: Bundle, plan: Plan, rung: Rung, bits: int, calibration: Sequence[Row]
 ) -> tuple[ir.Model, dict[str, Any]]:
     """Return ``model`` compressed by ``plan``, and what the manifest should say about it.
 
+    ``rung`` is what the target calls ``plan.default``, with int8 or int4 weights of ``bits``.
     Raises :class:`InputError` where the plan names an unknown group, mixes precisions, needs
     calibration rows that are not there, or applies to nothing in this graph (a fused rung: has
     no attention to fuse).
     """
-    rung = PRECISIONS[plan.default]
     chosen = PlanReader(plan, [item.module for item in weighted(model)]).compressed
-    kernels = int8_kernels()
-    bits = rung.bits or kernels.weight_bits
     count = fuse_attention.apply(model) if rung.fused else 0
     if rung.fused and not count:
         plain = plan.default.removesuffix("-fused")
@@ -66,5 +63,5 @@ def apply(
         "nodes": count,
     }
     if rung.kind in ("dynamic", "static", "blocks"):
-        compression |= {"weight_bits": bits, "made_for": kernels.kind}
-    return model, {"compression": compression}
+        compression["weight_bits"] = bits
+    return model, compression

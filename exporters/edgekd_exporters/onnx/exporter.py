@@ -106,17 +106,21 @@ class OnnxExporter(Exporter):
             raise InputError(
                 f"{bundle.path} is {bundle.manifest.precision}; compress the fp32 bundle instead"
             )
-        model, settings = compress.apply(files.load(bundle), bundle, plan, calibration)
+        rung, kernels = PRECISIONS[plan.default], int8_kernels()
+        bits = rung.bits or kernels.weight_bits
+        graph = files.load(bundle)
+        model, compression = compress.apply(graph, bundle, plan, rung, bits, calibration)
+        if "weight_bits" in compression:
+            compression["made_for"] = kernels.kind
         runtime = bundle.manifest.runtime
         form, length = runtime.get("format", "onnx"), next(iter(runtime["lengths"]), None)
         tokenizer: Any = bundle.preprocessor if "extensions" in runtime else None
-        rung = PRECISIONS[plan.default]
         return replace(
             bundle.manifest,
             precision=plan.default,
             variant=_variant(plan.default, runtime["shapes"], form, tokenizer is not None),
             model_files=files.save(model, folder, form, tokenizer, length),
-            runtime={**runtime, **settings},
+            runtime={**runtime, "compression": compression},
             provenance={**bundle.manifest.provenance, **_versions()},
             tolerance=rung.repeats,
             golden={},

@@ -5,27 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Kind = Literal["float", "dynamic", "static", "blocks", "half"]
+Calibration = Literal["minmax", "percentile", "entropy"]
+
 
 @dataclass(frozen=True)
-class Precision:
-    """One rung.
+class Rung:
+    """What a precision does to a graph, whatever it runs on.
 
     ``tolerance``: relative error with which a bundle may leave, against torch for ``fp32`` and
     against the fp32 bundle for the others. ``repeats``: relative error allowed when a shipped
-    bundle runs again, on whatever processor. ``bits`` is the width of the weights, None the
-    widest whose int8 products are exact here (see ``cpu.py``).
+    bundle runs again, on whatever processor.
     """
 
-    kind: Literal["float", "dynamic", "static", "blocks", "half"]
+    kind: Kind
     summary: str
     tolerance: float
     repeats: float
-    bits: int | None = None
     fused: bool = False  # attention as one com.microsoft node
-    calibration: Literal["minmax", "percentile", "entropy"] | None = None  # wants rows
+    calibration: Calibration | None = None  # wants rows
 
 
-def _static(method: Literal["minmax", "percentile", "entropy"]) -> Precision:
+@dataclass(frozen=True)
+class Precision(Rung):
+    """``bits`` is the weights' width, None the widest that is exact here (see ``cpu.py``)."""
+
+    bits: int | None = None
+
+
+def _static(method: Calibration) -> Precision:
     summary = f"int8 with activation ranges from calibration rows ({method})"
     return Precision("static", summary, 0.5, 0.05, calibration=method)
 

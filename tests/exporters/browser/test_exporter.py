@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from edgekd_exporters.browser import BrowserExporter
@@ -18,6 +19,7 @@ from edgekd_exporters.browser.packages import TRANSFORMERS, installed
 from edgekd_exporters.browser.second_check import transformers_js
 from edgekd_exporters.browser.serve import Server
 from edgekd_exporters.browser.session import BrowserSession
+from edgekd_exporters.onnx.passes import half_vectors
 
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError, MissingDependency
@@ -65,6 +67,21 @@ def test_chromium_gives_the_numbers_of_onnxruntime(
     logits = np.concatenate([outputs["logits"] for outputs in found])
     assert (logits.argmax(-1) == expected.argmax(-1)).all()
     np.testing.assert_allclose(logits, expected, atol=1e-3)
+
+
+def test_names_and_vectors_are_as_small_as_in_an_onnx_bundle(
+    exporter: BrowserExporter, text_fp32: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And onnxruntime-web widens half-precision vectors as onnxruntime does."""
+    monkeypatch.setattr(half_vectors, "SMALLEST", 16)
+    made = exporter.compress(text_fp32, Plan("int8"), (), tmp_path / "int8")
+    file = made.path / made.manifest.model_files[0]
+    stored = ir.load(file).graph.initializers
+    assert max(map(len, stored)) <= 4
+    assert [value.dtype for value in stored.values()].count(ir.DataType.FLOAT16) > 10
+    native = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    _, inputs, outputs = made.golden()  # said by Chromium, in one batch
+    np.testing.assert_allclose(outputs["logits"], native.run(["logits"], inputs)[0], atol=1e-3)
 
 
 def test_transformers_js_says_the_same(

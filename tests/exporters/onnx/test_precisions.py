@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from edgekd_exporters.browser import compress as browser_compress
+from edgekd_exporters.browser import BrowserExporter
 from edgekd_exporters.onnx import OnnxExporter
-from edgekd_exporters.onnx import compress as onnx_compress
 from edgekd_exporters.onnx.blocks import BLOCK, pack
 from edgekd_exporters.onnx.precisions import PRECISIONS
 from hypothesis import given, settings
@@ -20,7 +18,7 @@ from hypothesis.extra.numpy import arrays
 
 from edgekd.bundle import Bundle
 from edgekd.errors import InputError
-from edgekd.exporter import Plan, Spec, verify
+from edgekd.exporter import Exporter, Plan, Spec, verify
 from edgekd.program import Program, Shapes
 
 # Largest relative error of the logits of a random 64-wide BERT, with room to spare: a change of
@@ -126,15 +124,14 @@ def test_what_lies_between_convolutions_stays_in_integers(
     assert node.outputs[0].is_graph_output()  # scores are not rounded
 
 
-@pytest.mark.parametrize("target", [onnx_compress, browser_compress])
+@pytest.mark.parametrize("target", [OnnxExporter, BrowserExporter])
 @pytest.mark.parametrize("precision", ["fp32-fused", "int8-fused"])
 def test_fused_is_refused_where_there_is_no_attention(
-    conv_fp32: Bundle, target: ModuleType, precision: str
+    conv_fp32: Bundle, target: type[Exporter], precision: str, tmp_path: Path
 ) -> None:
     """Else int8-fused would be int8 by another name, and might win by noise."""
-    model = ir.load(conv_fp32.path / "model.onnx")
     with pytest.raises(InputError, match=f"no attention for {precision} to fuse"):
-        target.apply(model, conv_fp32, Plan(precision), ())
+        target().compress(conv_fp32, Plan(precision), (), tmp_path / "out")
 
 
 def test_bad_requests(exporter: OnnxExporter, wide_fp32: Bundle, tmp_path: Path) -> None:
