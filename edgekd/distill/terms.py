@@ -60,12 +60,12 @@ def terms(settings: Distill, task: Task) -> tuple[dict[str, float], dict[str, di
     weights = {name: weight for name, weight in weights.items() if weight}
     chosen: dict[str, dict[str, Any]] = {}
     for name in weights:
-        loss = LOSSES[name]
+        found = LOSSES[name]
         # Cosines have a temperature of their own scale; the recipe's is that of logits.
-        if loss.term == "soft" and "temperature" in loss.settings():
+        if found.term == "soft" and "temperature" in found.settings():
             chosen[name] = {"temperature": task.temperature(settings.temperature, name)}
         if name in settings.losses:
-            chosen[name] = chosen.get(name, {}) | _given(loss, settings.losses[name].settings)
+            chosen[name] = chosen.get(name, {}) | _given(found, settings.losses[name].settings)
     return weights, chosen
 
 

@@ -49,7 +49,7 @@ def _digest(model: ir.Model, rows: Sequence[Mapping[str, np.ndarray]]) -> str:
     found = hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True))
     for value in model.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):  # the proto has its place alone
-            found.update(value.const_value.numpy())
+            found.update(value.const_value.numpy().tobytes())
     for row in rows:
         for name in sorted(row):
             found.update(f"{name} {row[name].dtype} {row[name].shape}".encode())
