@@ -12,6 +12,7 @@ blocks.py       4- and 8-bit weights in blocks
 half.py         fp16
 weights.py      which nodes carry weights, and the groups they belong to
 files.py        what a bundle holds; mobile.py: its .ort form
+tokenizer.py    the tokenizer as a graph; tokenizer_check.py compares it with Python's
 figures.py      exact figures and lint
 cpu.py          which int8 kernels this processor has
 """

@@ -65,10 +65,14 @@ class OnnxExporter(Exporter):
         inputs = tuple(_sized(value, sizes) for value in program.inputs)
         taken, described = inputs, {}
         if tokenizer:
-            from edgekd_exporters.onnx.tokenizer import TEXT, needs, verify
+            from edgekd_exporters.onnx.tokenizer import TEXT, needs
+            from edgekd_exporters.onnx.tokenizer_check import verify
 
-            described = {"extensions": needs(), "graph_inputs": [asdict(spec) for spec in inputs]}
-            verify(tokenizer, sizes.get("sequence"), program.rows)
+            differs = verify(tokenizer, sizes.get("sequence"), program.rows)
+            described = {
+                "extensions": {**needs(), "differs": list(differs)},
+                "graph_inputs": [asdict(spec) for spec in inputs],
+            }
             sizes["batch"] = 1
             taken = (TensorSpec(TEXT, STRING, (1,)),)
         return Manifest(

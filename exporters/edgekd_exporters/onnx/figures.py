@@ -122,6 +122,12 @@ def check(bundle: Bundle) -> list[Finding]:
         from edgekd_exporters.onnx import mobile
 
         findings += mobile.usability(bundle)
+    if differs := bundle.manifest.runtime.get("extensions", {}).get("differs"):
+        message = (
+            f"the tokenizer in the graph reads these otherwise than the Python one: "
+            f"{', '.join(differs)}; where they matter export without tokenizer=in-graph"
+        )
+        findings.append(Finding("warning", message, bundle.manifest.model_files[0]))
     compression: Mapping[str, Any] = bundle.manifest.runtime.get("compression", {})
     multiplied = PRECISIONS[bundle.manifest.precision].kind in ("dynamic", "static")
     if multiplied:
