@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edgekd import __version__, audio, preprocess
-from edgekd.errors import InputError
+from edgekd.errors import EdgekdError, InputError
 
 SCHEMA = "edgekd.bundle/1"
 MANIFEST = "bundle.json"
@@ -109,6 +109,20 @@ class Bundle:
         """Turn raw rows into model inputs, padded as the bundle's shapes ask."""
         return encode(self.manifest, self.preprocessor, rows)
 
+    def encode_each(self, rows: Sequence[preprocess.Row]) -> Iterator[dict[str, np.ndarray]]:
+        """Encode rows one by one; :class:`InputError` names the first that has another form."""
+        for place, row in enumerate(rows, 1):
+            try:
+                yield self.encode([row])
+            except EdgekdError:
+                raise
+            except Exception as error:  # of Pillow, tokenizers and numpy, each its own
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+                raise InputError(
+                    f"row {place} ({_form(row)}) is not what {self.path} reads ({reason}); give rows"
+                    " like those that it was trained on"
+                ) from error
+
     @property
     def size_bytes(self) -> int:
         """Bytes of the files that the runtime loads."""
@@ -156,6 +170,14 @@ class Bundle:
                 raise InputError(
                     f"{file} is not the file that was exported (sha256 differs); export it again"
                 )
+
+
+def _form(row: preprocess.Row) -> str:
+    """``image of shape (8, 8, 5)``"""
+    return ", ".join(
+        f"{name} of shape {value.shape}" if isinstance(value, np.ndarray) else name
+        for name, value in row.items()
+    )
 
 
 def encode(

@@ -87,8 +87,8 @@ def observe(
 
 def _feeds(bundle: Bundle, rows: Sequence[Row]) -> Iterable[dict[str, np.ndarray]]:
     scale = pixel_scale(bundle.manifest)
-    for row in rows:
-        arrays = bundle.encode([row])
+    for arrays in bundle.encode_each(rows):
         if scale is not None:
-            arrays = {name: to_pixels(value, *scale) for name, value in arrays.items()}
-        yield arrays
+            yield {name: to_pixels(value, *scale) for name, value in arrays.items()}
+        else:
+            yield arrays

@@ -42,7 +42,7 @@ def apply(
                 f"{plan.default} sets activation ranges from calibration rows and got none;"
                 " give training rows (export: --select, quantize: --data), or use int8"
             )
-        rows = [of_graph(bundle).encode([row]) for row in calibration]
+        rows = list(of_graph(bundle).encode_each(calibration))
         tables = dynamic.apply(model, chosen, bits, kinds=("table",))
         model, count = static.apply(model, chosen, rows, rung.calibration, bits)
         count += tables

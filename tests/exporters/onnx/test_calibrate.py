@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from edgekd_exporters.onnx import OnnxExporter, files
@@ -9,6 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgekd.bundle import Bundle
+from edgekd.errors import InputError
+from edgekd.exporter import Plan
+from edgekd.program import Program
 
 counted = arrays(np.int64, BINS, elements=st.integers(0, 1000)).filter(lambda c: c.sum() > 0)
 
@@ -61,3 +66,17 @@ def test_a_search_is_answered_from_what_was_calibrated(conv_fp32: Bundle) -> Non
     assert again == whole
     fewer = ranges(model, names, rows[:1], "minmax")
     assert fewer != whole
+
+
+def test_a_row_of_another_shape_is_the_rows_fault_not_the_graphs(
+    exporter: OnnxExporter, conv_fp32: Bundle, bert_fp32: Bundle, conv: Program, tmp_path: Path
+) -> None:
+    odd = {"image": np.zeros((8, 8, 5), np.uint8)}
+    why = r"row 2 \(image of shape \(8, 8, 5\)\) is not what .*; give rows like those"
+    with pytest.raises(InputError, match=why):
+        exporter.compress(conv_fp32, Plan("int8-static"), [conv.rows[0], odd], tmp_path / "out")
+    with pytest.raises(InputError, match=r"row 1 \(image of shape .*KeyError: 'text'"):
+        exporter.compress(bert_fp32, Plan("int8-static"), conv.rows, tmp_path / "out")
+    small = {"image": np.zeros((8, 8), np.uint8)}  # resized, as in training
+    made = exporter.compress(conv_fp32, Plan("int8-static"), [*conv.rows, small], tmp_path / "out")
+    assert made.manifest.precision == "int8-static"
