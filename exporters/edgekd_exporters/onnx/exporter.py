@@ -34,7 +34,7 @@ class OnnxExporter(Exporter):
     default_precisions = ("fp32", "int8")
     # fp16 is for GPU providers: a CPU casts. int8 has 7 bits of itself where this processor needs
     # them, and where it has a dot product that is exact with 8 the narrower weights buy nothing.
-    not_automatic = ("int8-reduced", "fp16")
+    not_automatic = ("int8-reduced", "fp16", "fp16-fused")
     runtime_modules = ("onnxruntime",)
 
     def precisions(self, spec: Spec) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ class OnnxExporter(Exporter):
         return tuple(
             name
             for name in self.precisions(spec)
-            if name not in self.not_automatic or (name == "fp16" and not on_cpu)
+            if name not in self.not_automatic or (PRECISIONS[name].kind == "half" and not on_cpu)
         )
 
     def write_float(self, program: Program, spec: Spec, folder: Path) -> Manifest:

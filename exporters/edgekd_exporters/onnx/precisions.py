@@ -50,4 +50,5 @@ PRECISIONS = {
     "int8-weights": Precision("blocks", "8-bit weights in blocks", 0.5, 0.05, bits=8),
     "int4-weights": Precision("blocks", "4-bit weights in blocks", 1.0, 0.05, bits=4),
     "fp16": Precision("half", "half precision, for GPU providers", 2e-2, 2e-2),
+    "fp16-fused": Precision("half", "the same, attention fused", 2e-2, 2e-2, fused=True),
 }

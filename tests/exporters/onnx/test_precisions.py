@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from edgekd_exporters.browser import BrowserExporter
-from edgekd_exporters.onnx import OnnxExporter
+from edgekd_exporters.onnx import OnnxExporter, files
 from edgekd_exporters.onnx.blocks import BLOCK, pack
 from edgekd_exporters.onnx.precisions import PRECISIONS
 from hypothesis import given, settings
@@ -23,7 +23,13 @@ from edgekd.program import Program, Shapes
 
 # Largest relative error of the logits of a random 64-wide BERT, with room to spare: a change of
 # 5e-4 in its vectors moves what is rounded, and the error of int8-static between 0.08 and 0.16.
-CLOSE = {"fp32-fused": 1e-5, "fp16": 5e-3, "int8-weights": 0.1, "int4-weights": 0.5}
+CLOSE = {
+    "fp32-fused": 1e-5,
+    "fp16": 5e-3,
+    "fp16-fused": 5e-3,
+    "int8-weights": 0.1,
+    "int4-weights": 0.5,
+}
 SIGNATURE = {
     "fp32-fused": "MultiHeadAttention",
     "int8": "MatMulInteger",
@@ -35,6 +41,7 @@ SIGNATURE = {
     "int8-weights": "MatMulNBits",
     "int4-weights": "MatMulNBits",
     "fp16": "Cast",
+    "fp16-fused": "MultiHeadAttention",
 }
 ROWS = [{"text": text} for text in ("my card was lost", "how long does it take", "top up", "one")]
 
@@ -66,10 +73,24 @@ def test_each_rung(
     assert figures["macs"] > 0
     if PRECISIONS[precision].kind in ("dynamic", "static", "blocks"):
         assert figures["int8_weight_bytes"] > 0.6 * figures["weight_bytes"]
-    if precision == "fp16":
+    if PRECISIONS[precision].kind == "half":
         assert bundle.size_bytes < 0.55 * wide_fp32.size_bytes
     if precision == "int4-weights":
         assert bundle.size_bytes < 0.25 * wide_fp32.size_bytes
+
+
+def test_fused_attention_is_computed_in_half_precision(
+    exporter: OnnxExporter, wide_fp32: Bundle, tmp_path: Path
+) -> None:
+    half = exporter.compress(wide_fp32, Plan("fp16-fused"), (), tmp_path / "half")
+    model = ir.load(half.path / "model.onnx")
+    fused = [node for node in model.graph if node.op_type == "MultiHeadAttention"]
+    model.graph.outputs.extend(node.outputs[0] for node in fused)
+    _, inputs, _ = half.golden()
+    scores, *attended = files.session(model).run(None, inputs)
+    assert [values.dtype for values in attended] == [np.float16, np.float16]
+    expected = exporter.open(wide_fp32).run(inputs)["logits"]
+    np.testing.assert_allclose(scores, expected, atol=5e-3 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-static", "int8-weights", "fp16"])
