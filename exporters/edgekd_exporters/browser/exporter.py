@@ -29,7 +29,8 @@ class BrowserExporter(Exporter):
     name = "browser"
     default_precisions = ("fp32", "int8")
     calibrated = frozenset(name for name in PRECISIONS if "static" in name)
-    not_automatic = ("fp16",)  # for WebGPU; its WASM kernels cast back and forth
+    # In half precision; WASM kernels cast back and forth.
+    not_automatic = tuple(name for name, rung in PRECISIONS.items() if rung.device == "webgpu")
     proving = Runtime(options={"device": "wasm"})  # also of what is made for WebGPU
     tolerances: ClassVar = {name: rung.tolerance for name, rung in PRECISIONS.items()}
 

@@ -2,8 +2,9 @@
 
 config.json                 labels, the family, and how to load it (``transformers.js_config``)
 tokenizer.json, tokenizer_config.json      or preprocessor_config.json
-onnx/model.onnx             fp32; model_quantized.onnx is q8, model_q4.onnx and model_fp16.onnx:
-                            one or several, of which config.json names the first that was asked for
+onnx/model.onnx             fp32; model_quantized.onnx is q8, model_q4.onnx, model_q4f16.onnx and
+                            model_fp16.onnx: one or several, of which config.json names the first
+                            that was asked for
 index.html                  a page with the model in it (``serve.py`` opens it)
 sound.js                    how that page reads a sound, for models that listen
 """

@@ -21,15 +21,15 @@ BLOCK = 32
 _INT8_ACTIVATIONS = 4
 
 
-def apply(model: ir.Model, chosen: Callable[[str], bool], bits: int) -> int:
-    """Pack every linear and lookup node of a ``chosen`` module; return how many."""
+def apply(model: ir.Model, chosen: Callable[[str], bool], bits: int, tables: bool = True) -> int:
+    """Pack every linear and (with ``tables``) lookup node of a ``chosen`` module; return how many."""
     count = 0
     for item in list(weighted(model)):
         if not chosen(item.module) or item.weight.nbytes < SMALLEST_BYTES:
             continue
         if item.kind == "linear":
             _linear(model, item, bits)
-        elif item.kind == "table" and item.weight.shape[1] % 2 == 0:
+        elif tables and item.kind == "table" and item.weight.shape[1] % 2 == 0:
             _table(model, item, bits)
         else:
             continue

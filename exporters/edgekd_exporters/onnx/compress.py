@@ -47,7 +47,11 @@ def apply(
         model, count = static.apply(model, chosen, rows, rung.calibration, bits)
         count += tables
     elif rung.kind == "blocks":
-        count = blocks.apply(model, chosen, bits)
+        count = blocks.apply(model, chosen, bits, tables=rung.block_tables)
+        if not rung.block_tables:
+            count += dynamic.apply(model, chosen, kinds=("table",))
+        if count and rung.half:
+            model, _ = half.apply(model, chosen)
     elif rung.kind == "half":
         model, count = half.apply(model, chosen)
     if not count:

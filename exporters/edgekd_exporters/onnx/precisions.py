@@ -24,6 +24,8 @@ class Rung:
     repeats: float
     fused: bool = False  # attention as one com.microsoft node
     calibration: Calibration | None = None  # wants rows
+    block_tables: bool = True  # lookup tables lie in blocks as matrices do; else in int8
+    half: bool = False  # what is left in float becomes half precision
 
 
 @dataclass(frozen=True)
