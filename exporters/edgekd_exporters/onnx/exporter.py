@@ -69,8 +69,9 @@ class OnnxExporter(Exporter):
             from edgekd_exporters.onnx.tokenizer_check import verify
 
             differs = verify(tokenizer, sizes.get("sequence"), program.rows)
+            extensions: dict[str, Any] = {**needs(), "differs": list(differs)}
             described = {
-                "extensions": {**needs(), "differs": list(differs)},
+                "extensions": extensions,
                 "graph_inputs": [asdict(spec) for spec in inputs],
             }
             sizes["batch"] = 1
