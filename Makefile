@@ -24,8 +24,9 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## distil, export, quantize and measure on handwritten digits
 	$(BIN)/edgekd run examples/digits.yaml --out runs/digits
 
+# Two workers of one thread each: small models gain nothing from a second.
 test: setup check  ## lint, types and every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 25 --durations-min 5
 
 check: setup  ## lint and types
 	$(BIN)/ruff check .

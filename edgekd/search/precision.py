@@ -44,7 +44,7 @@ def choose(ladder: Sequence[str], groups: Sequence[str], scores: Scores, budget:
     chosen = fastest(inside)
     final = close(inside)
     if scores.race and chosen and len(final) > 1:
-        noted = race(final, chosen, scores.race)
+        noted = race(final, chosen, scores.race, budget.max_drop)
         trials = [noted.get(trial.candidate, trial) for trial in trials]
         chosen = next(iter(noted.values()))
     measured = [trial for trial in trials if trial.failure is None]
