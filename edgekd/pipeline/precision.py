@@ -7,8 +7,8 @@ timed under the profile. Bundles are made once and kept in a work folder while t
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from edgekd import tasks
 from edgekd.bench.statistics import Interval
 from edgekd.bundle import Bundle
 from edgekd.errors import InconclusiveError, InputError, VerificationError
+from edgekd.evaluate.noise import expected_drop
 from edgekd.evaluate.run import predict, run_session
 from edgekd.exporter import Exporter, Plan, Runtime
 from edgekd.preprocess import Row
@@ -55,6 +56,8 @@ class Search:
     work: Path
     timed: Profile | None = None  # None: candidates are not timed, so the smallest wins
     references: Sequence[Any] = ()  # of the selection, where its rows may not say them
+    # What the float bundle and the newest candidate say of the selection.
+    said: dict[Candidate, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def runtime(self) -> Runtime:
@@ -63,8 +66,7 @@ class Search:
 
     def bundle(self, candidate: Candidate) -> Bundle:
         """The candidate as a bundle, made once."""
-        manifest = self.base.manifest
-        if candidate == Candidate(manifest.precision):
+        if candidate == self.whole:
             return self.base
         folder = self.work / _folder(candidate)
         if not (folder / "bundle.json").is_file():
@@ -78,11 +80,42 @@ class Search:
 
     def accuracy(self, candidate: Candidate) -> float:
         """The main metric on the selection split."""
-        made = self.bundle(candidate)
-        task, labels = tasks.get(made.manifest.task), made.manifest.labels
-        decoded = task.decode(predict(made, self.selection, runtime=self.runtime), labels)
-        given = self.references or task.references(self.selection, labels)
-        return task.metrics(labels)[0](decoded, given)
+        task, labels = self.task, self.base.manifest.labels
+        return task.metrics(labels)[0](task.decode(self.outputs(candidate), labels), self.answers)
+
+    def expected(self, candidate: Candidate) -> float | None:
+        """The drop on average of an accuracy of one decision a row; None of any other metric."""
+        if self.task.metrics(self.base.manifest.labels)[0].name != "accuracy":
+            return None
+        whole = self.task.decisions(self.outputs(self.whole), self.answers)
+        said = self.task.decisions(self.outputs(candidate), self.answers)
+        if whole is None or said is None:
+            return None
+        return expected_drop(_log(whole[0]), _log(said[0]), whole[1])
+
+    def outputs(self, candidate: Candidate) -> Mapping[str, np.ndarray]:
+        """What the candidate says of the selection."""
+        if candidate not in self.said:
+            for other in self.said.keys() - {self.whole}:
+                del self.said[other]
+            self.said[candidate] = predict(
+                self.bundle(candidate), self.selection, runtime=self.runtime
+            )
+        return self.said[candidate]
+
+    @property
+    def task(self) -> tasks.Task:
+        return tasks.get(self.base.manifest.task)
+
+    @property
+    def answers(self) -> Sequence[Any]:
+        """The right answers of the selection."""
+        given = self.task.references
+        return self.references or given(self.selection, self.base.manifest.labels)
+
+    @property
+    def whole(self) -> Candidate:
+        return Candidate(self.base.manifest.precision)
 
     def cost(self, candidate: Candidate) -> Cost:
         """The median under the clock's profile, timed alone, and the size."""
@@ -137,7 +170,7 @@ class Search:
         in a network that collapses, putting one group back never suffices, and still says much.
         Raises :class:`VerificationError` where its outputs are not numbers.
         """
-        if candidate == Candidate(self.base.manifest.precision):
+        if candidate == self.whole:
             return 0.0
         rows, _, expected = self.base.golden()
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
@@ -193,7 +226,7 @@ def find(
     names = list(ladder or _ladder(search))
     groups = coarse([group.name for group in search.exporter.groups(search.base)])
     race = search.race if search.timed else None
-    scores = Scores(search.accuracy, search.cost, search.damage, race)
+    scores = Scores(search.accuracy, search.cost, search.damage, race, search.expected)
     return choose(names, groups, scores, budget)
 
 
@@ -232,7 +265,7 @@ def nearest_miss(choice: Choice, budget: Budget) -> str:
     speed = "not timed" if near.latency_ms is None else f"{near.latency_ms:.3f} ms"
     return (
         f"no precision stays within {asked}: the nearest is {_name(near.candidate)} with a drop of"
-        f" {near.drop:.4f}, {speed} and {near.size_bytes:,} bytes; allow more, or distil another"
+        f" {near.lost:.4f}, {speed} and {near.size_bytes:,} bytes; allow more, or distil another"
         " student"
     )
 
@@ -277,6 +310,11 @@ def _ladder(search: Search) -> list[str]:
     spec = Spec(Shapes(), deployment=manifest.runtime.get("deployment"))
     known = search.exporter.automatic(spec, search.runtime)
     return [manifest.precision, *(name for name in known if name != manifest.precision)]
+
+
+def _log(chances: np.ndarray) -> np.ndarray:
+    """Log-probabilities that are numbers."""
+    return np.log(np.maximum(chances, np.finfo(np.float64).tiny))
 
 
 def _name(candidate: Candidate) -> str:

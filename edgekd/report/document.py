@@ -163,6 +163,7 @@ class Trial(Part):
     kept: list[str] = []  # groups left in float
     accuracy: float | None = None  # the main metric on the selection split
     drop: float | None = None  # against the float bundle, absolute
+    expected: float | None = None  # the drop on average, by how far its scores are moved
     latency_ms: float | None = None
     size_bytes: int | None = None
     within: bool = False

@@ -85,8 +85,8 @@ def settle(finalists: Sequence[Trial], ratio: Ratio, max_drop: float) -> dict[Ca
     small = [trial for trial in equals if (trial.size_bytes or 0) <= least * (1 + TIE)]
     best = min(behind[trial].value for trial in small)
     quick = [trial for trial in small if behind[trial].value <= best * (1 + TIE)]
-    kept = min(trial.drop or 0.0 for trial in quick) + SPARED * max_drop
-    quick = [trial for trial in quick if (trial.drop or 0.0) <= kept]
+    spared = min(trial.lost for trial in quick) + SPARED * max_drop
+    quick = [trial for trial in quick if trial.lost <= spared]
     least = min(trial.size_bytes or 0 for trial in quick)
     winner = next(trial for trial in quick if (trial.size_bytes or 0) <= least * (1 + SAME))
     noted = {}
@@ -103,7 +103,7 @@ def settle(finalists: Sequence[Trial], ratio: Ratio, max_drop: float) -> dict[Ca
             share = (trial.size_bytes or 0) / (fast.size_bytes or 1)
             if share < 1:
                 note += f"; chosen at {share:.0%} of its size"
-            elif (trial.drop or 0.0) < (fast.drop or 0.0) - SPARED * max_drop:
+            elif trial.lost < fast.lost - SPARED * max_drop:
                 note += "; chosen for what it keeps"
             else:
                 note += "; chosen as the plainer"

@@ -69,7 +69,7 @@ def coarse(groups: Sequence[str], most: int = 24) -> list[str]:
 
 def closest(trials: Sequence[Trial], budget: Budget) -> Trial:
     """Of those inside the drop, which the float candidate always is, the least over the limits."""
-    inside = [t for t in trials if t.drop is not None and t.drop <= budget.max_drop]
+    inside = [t for t in trials if t.drop is not None and t.lost <= budget.max_drop]
     return min(inside or trials[:1], key=lambda trial: _over(trial, budget))
 
 
@@ -86,7 +86,13 @@ def _measure(
     accuracy, cost = scores.accuracy(candidate), scores.cost(candidate)
     whole = accuracy if reference is None or reference.accuracy is None else reference.accuracy
     trial = Trial(
-        candidate, accuracy, whole - accuracy, cost.latency_ms, cost.size_bytes, note=cost.why
+        candidate,
+        accuracy,
+        whole - accuracy,
+        cost.latency_ms,
+        cost.size_bytes,
+        note=cost.why,
+        expected=None if reference is None else scores.expected(candidate),
     )
     return replace(trial, within=_excess(trial, budget) <= 0)
 
@@ -96,8 +102,7 @@ def _excess(trial: Trial, budget: Budget) -> float:
 
     The drop counts absolutely, latency and size relative to their limits.
     """
-    assert trial.drop is not None
-    return max(trial.drop - budget.max_drop, _over(trial, budget))
+    return max(trial.lost - budget.max_drop, _over(trial, budget))
 
 
 def _over(trial: Trial, budget: Budget) -> float:

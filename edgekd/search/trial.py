@@ -30,7 +30,7 @@ class Cost:
 @dataclass(frozen=True)
 class Budget:
     """What a bundle may cost. ``max_drop`` is the absolute loss of the main metric against the
-    float candidate, on the selection split; a limit of None is no limit. An untimed candidate is
+    float candidate, on the selection split, counted and expected; a limit of None is no limit. An untimed candidate is
     inside no limit of the latency."""
 
     max_drop: float
@@ -43,6 +43,7 @@ class Trial:
     """One candidate and what came out: a row of the report.
 
     ``failure`` says why a candidate could not be made or measured; its figures are then None.
+    ``drop`` is what was counted, ``expected`` the drop on average, where the scores can say.
     ``latency_ms`` is None too where nothing timed it. ``refused``: it was made, and its outputs
     were too far off to keep. ``slower`` and ``larger`` compare with the rung tried just above it.
     ``note`` says how a finalist fared side by side, or why there is no latency.
@@ -59,6 +60,13 @@ class Trial:
     failure: str | None = None
     refused: bool = False
     note: str | None = None
+    expected: float | None = None
+
+    @property
+    def lost(self) -> float:
+        """The drop that is held against the budget: the worse of the counted and the expected."""
+        assert self.drop is not None
+        return self.drop if self.expected is None else max(self.drop, self.expected)
 
 
 @dataclass(frozen=True)
@@ -108,10 +116,11 @@ class Scores:
     latency and size. ``damage``: how far the outputs are from the float candidate's, lower is
     better; finer than an accuracy, which moves in steps of one example, so it ranks the groups.
     ``race`` times candidates side by side; None where nothing can be timed. Where it raises, the
-    times taken alone decide.
+    times taken alone decide. ``expected``: the drop of the accuracy on average, or None.
     """
 
     accuracy: Callable[[Candidate], float]
     cost: Callable[[Candidate], Cost]
     damage: Callable[[Candidate], float]
     race: Callable[[Sequence[Candidate]], Ratio] | None = None
+    expected: Callable[[Candidate], float | None] = lambda candidate: None

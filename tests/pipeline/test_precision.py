@@ -34,6 +34,16 @@ def test_without_a_clock_the_smallest_inside_the_drop_wins(search: Search) -> No
     assert rows["trials"][0]["drop"] == 0.0 and rows["chosen"] == rows["trials"][1]
 
 
+def test_the_expected_drop_of_an_accuracy_is_asked_of_the_scores(search: Search) -> None:
+    assert search.expected(search.whole) == 0
+    found = search.expected(precision.Candidate("int8"))
+    assert found is not None and abs(found) < 0.2
+    assert set(search.said) == {search.whole, precision.Candidate("int8")}
+    manifest = replace(search.base.manifest, task="text-classification/regression")
+    other = replace(search, base=replace(search.base, manifest=manifest))
+    assert other.expected(other.whole) is None
+
+
 def test_rows_too_few_to_see_the_drop_are_told() -> None:
     told = precision.too_few(40, 0.01)
     assert told and "40 selection rows, of which one is 2.5%" in told and "give 100 or more" in told

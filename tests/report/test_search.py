@@ -41,3 +41,9 @@ def test_what_was_chosen_is_marked(document: Document) -> None:
     found = search(chosen=inside, nearest=None, missed=None, trials=[inside])
     page = section(document, found)
     assert 'class="chosen"' in page and "over a limit" not in page
+
+
+def test_a_drop_that_is_only_expected_is_told(document: Document) -> None:
+    lucky = Trial(precision="int8", accuracy=0.92, drop=0.0, expected=0.0188, size_bytes=4_000_000)
+    page = section(document, search(trials=[lucky]))
+    assert "1.88" in page and "expected" in page and "drops too much" in page

@@ -65,6 +65,20 @@ def test_the_fastest_inside_the_budget_wins() -> None:
     assert found.ranking == () and found.nearest is None
 
 
+def test_a_drop_that_only_luck_hid_is_repaired() -> None:
+    world = World({"int8": {"stem": 0.004, "body": 0.001, "head": 0.3}})
+
+    def lucky(candidate: Candidate) -> float:
+        return 0.9
+
+    scores = Scores(lucky, world.cost, world.damage, expected=world.damage)
+    found = choose(("fp32", "int8"), GROUPS, scores, Budget(0.01))
+    assert found.chosen is not None and found.chosen.candidate == Candidate("int8", ("head",))
+    whole = found.trials[1]
+    assert whole.drop == 0 and whole.expected == pytest.approx(0.305) and not whole.within
+    assert found.trials[0].expected is None
+
+
 def test_the_worst_group_goes_back_to_float() -> None:
     world = World({"int8": {"stem": 0.004, "body": 0.001, "head": 0.3}})
     found = world.choose(("fp32", "int8"), Budget(0.01))

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekd.evaluate.noise import MOST, expected_drop
+
+
+def _drawn(
+    seed: int, rows: int = 40, classes: int = 4
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Float scores, noisy ones, and the right answers, of which some are missed."""
+    random = np.random.default_rng(seed)
+    answers = random.integers(classes, size=rows)
+    scores = random.normal(size=(rows, classes)) + 2 * np.eye(classes)[answers]
+    return scores, scores + random.normal(size=scores.shape), answers
+
+
+def _by_hand(scores: np.ndarray, noisy: np.ndarray, answers: np.ndarray) -> float:
+    hits = counted = 0.0
+    for i, answer in enumerate(answers):
+        alike = [j for j in range(len(answers)) if scores[j].argmax() == scores[i].argmax()]
+        dealt = [scores[i] + noisy[j] - scores[j] for j in alike]
+        hits += sum(int(np.argmax(s)) == answer for s in dealt) / len(dealt)
+        counted += int(scores[i].argmax()) == answer
+    return (counted - hits) / len(answers)
+
+
+@given(st.integers(0, 1000))
+def test_it_is_the_mean_over_what_a_class_may_be_dealt(seed: int) -> None:
+    scores, noisy, answers = _drawn(seed)
+    found = expected_drop(scores, noisy, answers)
+    assert found == pytest.approx(_by_hand(scores, noisy, answers), abs=1e-12)
+
+
+@given(st.integers(0, 1000))
+def test_what_does_not_move_drops_nothing(seed: int) -> None:
+    scores, _, answers = _drawn(seed)
+    assert expected_drop(scores, scores + 3, answers) == 0
+    # Nor does it matter what is added to a whole row: logits and log-probabilities are the same.
+    shift = np.random.default_rng(seed).normal(size=(len(answers), 1))
+    assert expected_drop(scores, scores + shift, answers) == 0
+
+
+def test_of_one_displacement_it_is_what_is_counted() -> None:
+    scores, _, answers = _drawn(1)
+    moved = scores + np.array([2.0, 0, 0, -1])
+    counted = (scores.argmax(1) == answers).mean() - (moved.argmax(1) == answers).mean()
+    assert expected_drop(scores, moved, answers) == pytest.approx(counted) and counted > 0
+
+
+def test_of_few_rows_it_varies_less_than_what_is_counted() -> None:
+    counted, expected = [], []
+    for seed in range(60):
+        scores, _, answers = _drawn(seed, rows=100)
+        noise = np.random.default_rng(1000 + seed).normal(scale=0.5, size=scores.shape)
+        noisy = scores + noise
+        counted.append((scores.argmax(1) == answers).mean() - (noisy.argmax(1) == answers).mean())
+        expected.append(expected_drop(scores, noisy, answers))
+    assert np.std(expected) < 0.7 * np.std(counted)
+    error = np.std(np.subtract(expected, counted)) / len(counted) ** 0.5
+    assert abs(np.mean(expected) - np.mean(counted)) < 3 * error
+
+
+def test_a_large_class_is_dealt_a_part_of_its_displacements() -> None:
+    scores, noisy, answers = _drawn(2, rows=4 * MOST, classes=2)
+    found = expected_drop(scores, noisy, answers)
+    assert found == pytest.approx(_by_hand(scores, noisy, answers), abs=0.01)
