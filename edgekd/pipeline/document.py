@@ -28,12 +28,12 @@ from edgekd.report.document import (
     Document,
     Gain,
     Model,
-    Search,
     Shape,
     Shift,
     Stage,
 )
 from edgekd.report.folder import Folder
+from edgekd.report.precision import Search
 from edgekd.report.tuning import Tuning
 from edgekd.report.verdict import Line, check, verdict
 

@@ -18,7 +18,7 @@ from edgekd import tasks
 from edgekd.bench.statistics import Interval
 from edgekd.bundle import Bundle
 from edgekd.errors import InconclusiveError, InputError, VerificationError
-from edgekd.evaluate.noise import expected_drop
+from edgekd.evaluate.noise import Expected, expected_drop
 from edgekd.evaluate.run import predict, run_session
 from edgekd.exporter import Exporter, Plan, Runtime
 from edgekd.preprocess import Row
@@ -83,7 +83,7 @@ class Search:
         task, labels = self.task, self.base.manifest.labels
         return task.metrics(labels)[0](task.decode(self.outputs(candidate), labels), self.answers)
 
-    def expected(self, candidate: Candidate) -> float | None:
+    def expected(self, candidate: Candidate) -> Expected | None:
         """The drop on average of an accuracy of one decision a row; None of any other metric."""
         if self.task.metrics(self.base.manifest.labels)[0].name != "accuracy":
             return None

@@ -16,6 +16,7 @@ from edgekd import __version__
 from edgekd.errors import InputError
 from edgekd.report.check import Check
 from edgekd.report.folder import Folder
+from edgekd.report.precision import Search
 from edgekd.report.tuning import Tuning
 from edgekd.report.verdict import Verdict
 
@@ -154,57 +155,6 @@ class Gain(Part):
     p_value: float | None = None  # McNemar, exact; of one seed
     seeds: int = 1
     by_seed: list[float] = []  # the gain of each
-
-
-class Trial(Part):
-    """One candidate that a precision search tried; figures are None where ``failure`` says why."""
-
-    precision: str
-    kept: list[str] = []  # groups left in float
-    accuracy: float | None = None  # the main metric on the selection split
-    drop: float | None = None  # against the float bundle, absolute
-    expected: float | None = None  # the drop on average, by how far its scores are moved
-    latency_ms: float | None = None
-    size_bytes: int | None = None
-    within: bool = False
-    slower: bool = False  # than the rung tried above it
-    larger: bool = False
-    failure: str | None = None
-    refused: bool = False  # made, but its outputs were too far off to keep
-    note: str | None = None  # how it compared side by side, or why it has no latency
-
-
-class Sensitivity(Part):
-    """Damage that remains while one group is back in float: the less, the more it costs."""
-
-    precision: str
-    group: str
-    remaining: float | None = None
-    alone: float | None = None  # where that settled nothing: the damage that the group does alone
-
-
-class Timing(Part):
-    """What a search timed its candidates on, or in ``note`` why on nothing."""
-
-    evidence: Literal["measured", "reference"] | None = None
-    note: str
-
-
-class Search(Part):
-    """What ``precision: auto`` tried for one target; ``missed`` says by what nothing fitted."""
-
-    target: str
-    max_drop: float
-    max_latency_ms: float | None = None
-    max_size_bytes: int | None = None
-    rows: int | None = None  # of the selection that it chose on
-    timing: Timing
-    bundle: str  # path of the bundle that it chose, or of the closest to the budget
-    chosen: Trial | None
-    nearest: Trial | None = None
-    missed: str | None = None
-    trials: list[Trial]
-    ranking: list[Sensitivity] = []
 
 
 class Shape(Part):

@@ -85,6 +85,7 @@ def _measure(
 ) -> Trial:
     accuracy, cost = scores.accuracy(candidate), scores.cost(candidate)
     whole = accuracy if reference is None or reference.accuracy is None else reference.accuracy
+    expected = None if reference is None else scores.expected(candidate)
     trial = Trial(
         candidate,
         accuracy,
@@ -92,7 +93,8 @@ def _measure(
         cost.latency_ms,
         cost.size_bytes,
         note=cost.why,
-        expected=None if reference is None else scores.expected(candidate),
+        expected=expected.value if expected else None,
+        error=expected.error if expected else None,
     )
     return replace(trial, within=_excess(trial, budget) <= 0)
 

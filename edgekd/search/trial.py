@@ -43,7 +43,8 @@ class Trial:
     """One candidate and what came out: a row of the report.
 
     ``failure`` says why a candidate could not be made or measured; its figures are then None.
-    ``drop`` is what was counted, ``expected`` the drop on average, where the scores can say.
+    ``drop`` is what was counted, ``expected`` the drop on average with its standard error
+    ``error``, where the scores can say.
     ``latency_ms`` is None too where nothing timed it. ``refused``: it was made, and its outputs
     were too far off to keep. ``slower`` and ``larger`` compare with the rung tried just above it.
     ``note`` says how a finalist fared side by side, or why there is no latency.
@@ -61,12 +62,17 @@ class Trial:
     refused: bool = False
     note: str | None = None
     expected: float | None = None
+    error: float | None = None
 
     @property
     def lost(self) -> float:
-        """The drop that is held against the budget: the worse of the counted and the expected."""
+        """The drop that is held against the budget: the counted or the expected, the worse.
+
+        Of the expected a standard error more: the rule of one standard error of Breiman et al.,
+        "Classification and Regression Trees", 1984, which chooses the plain where rows cannot tell.
+        """
         assert self.drop is not None
-        return self.drop if self.expected is None else max(self.drop, self.expected)
+        return max(self.drop, (self.expected or 0.0) + self.error) if self.error else self.drop
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,15 @@ class Choice:
     nearest: Trial | None
     trials: tuple[Trial, ...]
     ranking: tuple[Sensitivity, ...]
+
+
+class Expected(Protocol):
+    """A drop on average and its standard error."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def error(self) -> float: ...
 
 
 class Interval(Protocol):
@@ -123,4 +138,4 @@ class Scores:
     cost: Callable[[Candidate], Cost]
     damage: Callable[[Candidate], float]
     race: Callable[[Sequence[Candidate]], Ratio] | None = None
-    expected: Callable[[Candidate], float | None] = lambda candidate: None
+    expected: Callable[[Candidate], Expected | None] = lambda candidate: None

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekd.evaluate.noise import MOST, expected_drop
+from edgekd.evaluate.noise import MOST, Expected, expected_drop
 
 
 def _drawn(
@@ -31,40 +31,43 @@ def _by_hand(scores: np.ndarray, noisy: np.ndarray, answers: np.ndarray) -> floa
 @given(st.integers(0, 1000))
 def test_it_is_the_mean_over_what_a_class_may_be_dealt(seed: int) -> None:
     scores, noisy, answers = _drawn(seed)
-    found = expected_drop(scores, noisy, answers)
+    found = expected_drop(scores, noisy, answers).value
     assert found == pytest.approx(_by_hand(scores, noisy, answers), abs=1e-12)
 
 
 @given(st.integers(0, 1000))
 def test_what_does_not_move_drops_nothing(seed: int) -> None:
     scores, _, answers = _drawn(seed)
-    assert expected_drop(scores, scores + 3, answers) == 0
+    assert expected_drop(scores, scores + 3, answers) == Expected(0, 0)
     # Nor does it matter what is added to a whole row: logits and log-probabilities are the same.
     shift = np.random.default_rng(seed).normal(size=(len(answers), 1))
-    assert expected_drop(scores, scores + shift, answers) == 0
+    assert expected_drop(scores, scores + shift, answers) == Expected(0, 0)
 
 
 def test_of_one_displacement_it_is_what_is_counted() -> None:
     scores, _, answers = _drawn(1)
     moved = scores + np.array([2.0, 0, 0, -1])
     counted = (scores.argmax(1) == answers).mean() - (moved.argmax(1) == answers).mean()
-    assert expected_drop(scores, moved, answers) == pytest.approx(counted) and counted > 0
+    assert expected_drop(scores, moved, answers).value == pytest.approx(counted) and counted > 0
 
 
 def test_of_few_rows_it_varies_less_than_what_is_counted() -> None:
-    counted, expected = [], []
+    counted, expected, errors = [], [], []
     for seed in range(60):
         scores, _, answers = _drawn(seed, rows=100)
         noise = np.random.default_rng(1000 + seed).normal(scale=0.5, size=scores.shape)
         noisy = scores + noise
         counted.append((scores.argmax(1) == answers).mean() - (noisy.argmax(1) == answers).mean())
-        expected.append(expected_drop(scores, noisy, answers))
+        found = expected_drop(scores, noisy, answers)
+        expected.append(found.value)
+        errors.append(found.error)
     assert np.std(expected) < 0.7 * np.std(counted)
+    assert 0.7 < np.mean(errors) / np.std(expected) < 1.4  # it says by how much it varies
     error = np.std(np.subtract(expected, counted)) / len(counted) ** 0.5
     assert abs(np.mean(expected) - np.mean(counted)) < 3 * error
 
 
 def test_a_large_class_is_dealt_a_part_of_its_displacements() -> None:
     scores, noisy, answers = _drawn(2, rows=4 * MOST, classes=2)
-    found = expected_drop(scores, noisy, answers)
+    found = expected_drop(scores, noisy, answers).value
     assert found == pytest.approx(_by_hand(scores, noisy, answers), abs=0.01)

@@ -9,6 +9,7 @@ from edgekd import exporter as exporters
 from edgekd import profiles
 from edgekd.bundle import Bundle
 from edgekd.errors import InconclusiveError, InputError, MissingDependency, VerificationError
+from edgekd.evaluate.noise import Expected
 from edgekd.pipeline import document, precision
 from edgekd.pipeline.precision import Search
 from edgekd.search.trial import Budget
@@ -35,9 +36,9 @@ def test_without_a_clock_the_smallest_inside_the_drop_wins(search: Search) -> No
 
 
 def test_the_expected_drop_of_an_accuracy_is_asked_of_the_scores(search: Search) -> None:
-    assert search.expected(search.whole) == 0
+    assert search.expected(search.whole) == Expected(0, 0)
     found = search.expected(precision.Candidate("int8"))
-    assert found is not None and abs(found) < 0.2
+    assert found is not None and abs(found.value) < 0.2
     assert set(search.said) == {search.whole, precision.Candidate("int8")}
     manifest = replace(search.base.manifest, task="text-classification/regression")
     other = replace(search, base=replace(search.base, manifest=manifest))

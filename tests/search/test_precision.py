@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edgekd.bench.statistics import Interval
 from edgekd.errors import InconclusiveError, InputError, MissingDependency, VerificationError
+from edgekd.evaluate.noise import Expected
 from edgekd.search.finalists import TIE, WORTH
 from edgekd.search.precision import choose, closest, coarse
 from edgekd.search.trial import Budget, Candidate, Choice, Cost, Scores
@@ -71,12 +72,18 @@ def test_a_drop_that_only_luck_hid_is_repaired() -> None:
     def lucky(candidate: Candidate) -> float:
         return 0.9
 
-    scores = Scores(lucky, world.cost, world.damage, expected=world.damage)
+    def expected(candidate: Candidate) -> Expected:
+        return Expected(world.damage(candidate), 0.001)
+
+    scores = Scores(lucky, world.cost, world.damage, expected=expected)
     found = choose(("fp32", "int8"), GROUPS, scores, Budget(0.01))
     assert found.chosen is not None and found.chosen.candidate == Candidate("int8", ("head",))
     whole = found.trials[1]
     assert whole.drop == 0 and whole.expected == pytest.approx(0.305) and not whole.within
     assert found.trials[0].expected is None
+    # Within the budget only by less than the standard error is not within.
+    narrow = choose(("fp32", "int8"), GROUPS, scores, Budget(0.0055))
+    assert narrow.chosen is not None and narrow.chosen.candidate.kept == ("head", "stem")
 
 
 def test_the_worst_group_goes_back_to_float() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgekd.report import html
-from edgekd.report.document import Document, Search, Timing, Trial
+from edgekd.report.document import Document
+from edgekd.report.precision import Search, Timing, Trial
 
 
 def search(**values: object) -> Search:
@@ -44,6 +45,13 @@ def test_what_was_chosen_is_marked(document: Document) -> None:
 
 
 def test_a_drop_that_is_only_expected_is_told(document: Document) -> None:
-    lucky = Trial(precision="int8", accuracy=0.92, drop=0.0, expected=0.0188, size_bytes=4_000_000)
+    lucky = Trial(
+        precision="int8",
+        accuracy=0.92,
+        drop=0.0,
+        expected=0.0088,
+        error=0.0031,
+        size_bytes=4_000_000,
+    )
     page = section(document, search(trials=[lucky]))
-    assert "1.88" in page and "expected" in page and "drops too much" in page
+    assert "0.88" in page and "0.31" in page and "expected" in page and "drops too much" in page
