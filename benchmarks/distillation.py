@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekd import data, pipeline, recipe, tasks
+from edgekd import audio, data, pipeline, recipe, tasks
 
 RESULTS = Path(__file__).parent / "results"
 ASSETS = Path(os.environ.get("EDGEKD_ASSETS", Path(__file__).parents[2] / "shared"))
@@ -188,10 +188,18 @@ def _renamed(values: Mapping[str, Any], base: str, folder: Path) -> Path:
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]], drop: tuple[str, ...]) -> None:
-    def plain(value: Any) -> Any:
-        return value.tolist() if isinstance(value, np.ndarray) else value
+    """One JSON object a row; sounds as files beside it."""
 
-    lines = [json.dumps({k: plain(v) for k, v in row.items() if k not in drop}) for row in rows]
+    def plain(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+        kept = {k: v for k, v in row.items() if k not in (*drop, "sampling_rate")}
+        if "audio" in kept:
+            sounds = file.with_suffix("")
+            sounds.mkdir(exist_ok=True)
+            kept["audio"] = str(sounds / f"{number}.wav")
+            audio.write(Path(kept["audio"]), row)
+        return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in kept.items()}
+
+    lines = [json.dumps(plain(row, number)) for number, row in enumerate(rows)]
     text = "\n".join(lines) + "\n"
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         file.write_text(text, encoding="utf-8")
