@@ -31,7 +31,7 @@ from distillation import ASSETS, BACKBONE, RESULTS, split
 TEST = str(ASSETS / "data/banking77/test.csv")
 TRAIN = str(ASSETS / "data/banking77/train.csv")
 STUDENT = {"layers": [0, 5], "hidden_size": 192, "intermediate_size": 768}
-EPOCHS = 20  # of the labelled tenth; with more rows fewer, so that the steps stay the same
+EPOCHS = 10  # of the labelled tenth; with more rows fewer, so that the steps stay the same
 TEACHING = {
     "epochs": EPOCHS,
     "learning_rate": 1e-3,
