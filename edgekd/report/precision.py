@@ -19,7 +19,7 @@ class Trial(BaseModel):
     accuracy: float | None = None  # the main metric on the selection split
     drop: float | None = None  # against the float bundle, absolute
     expected: float | None = None  # the drop on average, by how far its scores are moved
-    error: float | None = None  # standard, of the expected drop
+    at_most: float | None = None  # the upper bound of the expected drop, one-sided, 95 %
     latency_ms: float | None = None
     size_bytes: int | None = None
     within: bool = False

@@ -94,7 +94,7 @@ def _measure(
         cost.size_bytes,
         note=cost.why,
         expected=expected.value if expected else None,
-        error=expected.error if expected else None,
+        at_most=expected.high if expected else None,
     )
     return replace(trial, within=_excess(trial, budget) <= 0)
 

@@ -43,8 +43,8 @@ class Trial:
     """One candidate and what came out: a row of the report.
 
     ``failure`` says why a candidate could not be made or measured; its figures are then None.
-    ``drop`` is what was counted, ``expected`` the drop on average with its standard error
-    ``error``, where the scores can say.
+    ``drop`` is what was counted, ``expected`` the drop on average and ``at_most`` its upper bound,
+    where the scores can say.
     ``latency_ms`` is None too where nothing timed it. ``refused``: it was made, and its outputs
     were too far off to keep. ``slower`` and ``larger`` compare with the rung tried just above it.
     ``note`` says how a finalist fared side by side, or why there is no latency.
@@ -62,17 +62,13 @@ class Trial:
     refused: bool = False
     note: str | None = None
     expected: float | None = None
-    error: float | None = None
+    at_most: float | None = None
 
     @property
     def lost(self) -> float:
-        """The drop that is held against the budget: the counted or the expected, the worse.
-
-        Of the expected a standard error more: the rule of one standard error of Breiman et al.,
-        "Classification and Regression Trees", 1984, which chooses the plain where rows cannot tell.
-        """
+        """The drop that is held against the budget: what was counted, or what is not ruled out."""
         assert self.drop is not None
-        return max(self.drop, (self.expected or 0.0) + self.error) if self.error else self.drop
+        return self.drop if self.at_most is None else max(self.drop, self.at_most)
 
 
 @dataclass(frozen=True)
@@ -100,12 +96,12 @@ class Choice:
 
 
 class Expected(Protocol):
-    """A drop on average and its standard error."""
+    """A drop on average and its upper bound."""
 
     @property
     def value(self) -> float: ...
     @property
-    def error(self) -> float: ...
+    def high(self) -> float: ...
 
 
 class Interval(Protocol):
