@@ -50,7 +50,7 @@ def test_a_drop_that_is_only_expected_is_told(document: Document) -> None:
         accuracy=0.92,
         drop=0.0,
         expected=0.0088,
-        error=0.0031,
+        at_most=0.0131,
         size_bytes=4_000_000,
     )
     page = section(document, search(trials=[lucky]))
