@@ -28,6 +28,7 @@ ASSETS = Path(os.environ.get("EDGEKD_ASSETS", Path(__file__).parents[2] / "share
 BACKBONE = str(ASSETS / "models" / "all-minilm-l6")
 SHARE = 0.1
 
+NARROW = {"hidden_size": 192, "intermediate_size": 768, "vocabulary": "trim"}
 LEARN = {"keep": "best", "schedule": "cosine"}
 VIT = {
     "model_type": "vit",
@@ -94,7 +95,7 @@ CASES: dict[str, dict[str, Any]] = {
             "test": str(ASSETS / "data/snips/test.jsonl"),
             "label": "intent",
         },
-        "student": {"layers": [0, 5], "hidden_size": 192, "vocabulary": "trim"},
+        "student": {"layers": [0, 5], **NARROW},
         "distill": learning(3, 1e-3),
         "tenth": (6, 2),
     },
@@ -105,7 +106,7 @@ CASES: dict[str, dict[str, Any]] = {
             "train": str(ASSETS / "data/snips/train.jsonl"),
             "test": str(ASSETS / "data/snips/test.jsonl"),
         },
-        "student": {"layers": [0, 2, 5], "hidden_size": 192, "vocabulary": "trim"},
+        "student": {"layers": [0, 2, 5], **NARROW},
         "distill": learning(4, 1e-3),
         "tenth": (10, 2),
     },
