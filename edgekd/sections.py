@@ -312,7 +312,9 @@ class Target(Section):
     """One export target; unset values are the exporter's defaults."""
 
     precisions: list[str] = []  # "auto" is the fastest within max_drop, found on the selection
-    max_drop: Share = 0.01  # absolute, of the main metric, against the float bundle
+    max_drop: Share = (
+        0.01  # absolute, of the main metric, against float: no more counted or to fear
+    )
     batch: Count | None = None
     lengths: list[Count] = []
     deployment: str | None = None

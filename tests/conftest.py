@@ -14,6 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
+
+# An example of a law may take its time: the machine is shared with another worker.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 # Nothing is fetched: a test that reaches for the hub fails instead of waiting for it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -39,7 +39,8 @@ def export(
     max_drop: Annotated[
         float | None,
         typer.Option(
-            help=f"With auto: the loss of the main metric that is allowed, {MAX_DROP} by default.",
+            help=f"With auto: the loss of the main metric that is allowed, {MAX_DROP} by default; as"
+            " counted, and for classifiers as far as the rows rule out more.",
             show_default=False,
         ),
     ] = None,
@@ -53,8 +54,16 @@ def export(
     select: Annotated[
         str | None,
         typer.Option(
-            help="Labelled rows to choose on with auto, and to calibrate on where a precision sets"
+            help="Labelled rows to choose on with auto, best such as the model has not learned from,"
+            " and to calibrate on where a precision sets"
             " activation ranges (with auto a fifth of them, at most); never the test data."
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows that set activation ranges, such as the training data; no labels needed. By"
+            " default they are of --select."
         ),
     ] = None,
     profile: Annotated[
@@ -118,7 +127,7 @@ def export(
     )
     known = exporter.precisions(spec)
     wanted = list(dict.fromkeys((precision or known[0]).split(",")))
-    _check_precisions(exporter, wanted, known, bool(select))
+    _check_precisions(exporter, wanted, known, bool(select), bool(calibration))
     limits = {"--max-drop": max_drop, "--max-latency": max_latency, "--max-size": max_size}
     _check_auto(wanted, {**limits, "--profile": profile})
     budget = _budget(max_drop, max_latency, max_size)
@@ -128,8 +137,13 @@ def export(
     rows = reading.read_rows(data, chosen, columns) if data else []
     selection = reading.read_rows(select, chosen, columns) if select else []
     selection = apart(selection, rows)
-    searches = AUTO in wanted and bool(exporter.calibrated)
-    chosen_on, ranging = divided(selection, CALIBRATION) if searches else (selection, selection)
+    chosen_on = ranging = selection
+    if calibration:
+        ranging = reading.read_rows(calibration, chosen, columns, labelled=False)
+        ranging = apart(ranging, rows, "--calibration")
+        ranging = apart(ranging, selection, "--calibration", "--select")
+    elif AUTO in wanted and exporter.calibrated:
+        chosen_on, ranging = divided(selection, CALIBRATION)
     loaded = models.load(model, chosen, max_length=max(length) if length else max_length)
     # A stranger among the labels is told at once.
     rows = reading.name_labels(rows, loaded.labels)
@@ -167,7 +181,7 @@ def export(
 
 
 def _check_precisions(
-    exporter: Exporter, wanted: list[str], known: Sequence[str], select: bool
+    exporter: Exporter, wanted: list[str], known: Sequence[str], select: bool, calibration: bool
 ) -> None:
     """Raise :class:`InputError` before anything is loaded."""
     from edgekd.errors import InputError, nearest
@@ -184,10 +198,10 @@ def _check_precisions(
             raise InputError(
                 "--precision auto needs --select: labelled rows to choose on, not the test data"
             )
-        if name in exporter.calibrated and not select:
+        if name in exporter.calibrated and not (select or calibration):
             raise InputError(
-                f"--precision {name} takes activation ranges from rows: give --select, rows that"
-                " are served like these and are not the test data"
+                f"--precision {name} takes activation ranges from rows: give --calibration (or"
+                " --select), rows that are served like these and are not the test data"
             )
         slot = exporter.slot(name) if name != AUTO else AUTO
         if len(wanted) > 1 and exporter.slot(known[0]) is None:
@@ -342,7 +356,7 @@ def _score(
 
 
 def _show(console: Any, document: dict[str, Any]) -> None:
-    from edgekd.pipeline.precision import too_few
+    from edgekd.pipeline.precision import doubts
     from edgekd.report import units
 
     console.print(
@@ -355,8 +369,8 @@ def _show(console: Any, document: dict[str, Any]) -> None:
         kept = ", ".join(chosen["kept"]) or "nothing"
         console.print(f"auto chose {chosen['precision']}; put back to float: {kept}")
         console.print(document["search"]["timing"]["note"])
-        if few := too_few(document["search"]["rows"], document["search"]["max_drop"]):
-            console.print(f"[yellow]note:[/yellow] {few}")
+        for doubt in doubts(document["search"]):
+            console.print(f"[yellow]note:[/yellow] {doubt}")
     scored = document.get("evaluation")
     if scored:
         name, value = next(iter(scored["metrics"].items()))

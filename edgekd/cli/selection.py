@@ -12,8 +12,8 @@ from edgekd.progress import say
 Rows = list[dict[str, Any]]
 
 
-def apart(selection: Rows, test: Rows) -> Rows:
-    """``selection`` without the few rows that ``test`` has too.
+def apart(selection: Rows, test: Rows, given: str = "--select", other: str = "--data") -> Rows:
+    """``selection``, the rows of the option ``given``, without the few that ``other`` has too.
 
     Raises :class:`InputError` where they are many: the test data would choose.
     """
@@ -22,11 +22,11 @@ def apart(selection: Rows, test: Rows) -> Rows:
     kept, overlap = drop_overlap(selection, test, allow=True)
     if overlap.share > OVERLAP_LIMIT or not kept:
         raise InputError(
-            f"{overlap.test_rows} of {len(test)} rows of --data ({overlap.share:.1%}) also stand in"
-            " --select, and how good a choice is shows on other rows only; give files that share none"
+            f"{overlap.test_rows} of {len(test)} rows of {other} ({overlap.share:.1%}) also stand in"
+            f" {given}, and how good a choice is shows on other rows only; give files that share none"
         )
     if overlap.dropped:
-        say(f"  {overlap.dropped} rows of --select also stand in --data: not chosen on")
+        say(f"  {overlap.dropped} rows of {given} also stand in {other}: left out")
     return kept
 
 

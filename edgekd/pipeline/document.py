@@ -12,7 +12,7 @@ import numpy as np
 from edgekd.pipeline import stages
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.learn import seed_folder
-from edgekd.pipeline.precision import too_few
+from edgekd.pipeline.precision import doubts
 from edgekd.pipeline.preflight import cut_off
 from edgekd.pipeline.ship import Built, budget_limits, chosen_profiles, not_searched
 from edgekd.pipeline.stage import Done
@@ -217,8 +217,7 @@ def _doubts(search: Mapping[str, Any] | None) -> list[str]:
     """What a reader should know before trusting what a search chose."""
     if search is None:
         return []
-    found = (search["missed"], too_few(search["rows"], search["max_drop"]))
-    return [line for line in found if line]
+    return [line for line in (search["missed"], *doubts(search)) if line]
 
 
 def _bundle_row(built: Built, scored: Done, benches: Mapping[str, Done]) -> BundleRow:

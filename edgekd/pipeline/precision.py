@@ -6,6 +6,7 @@ timed under the profile. Bundles are made once and kept in a work folder while t
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -56,8 +57,8 @@ class Search:
     work: Path
     timed: Profile | None = None  # None: candidates are not timed, so the smallest wins
     references: Sequence[Any] = ()  # of the selection, where its rows may not say them
-    # What the float bundle and the newest candidate say of the selection.
-    said: dict[Candidate, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    # Scores of the selection by the float bundle and by the newest candidate.
+    scores: dict[Candidate, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def runtime(self) -> Runtime:
@@ -80,28 +81,28 @@ class Search:
 
     def accuracy(self, candidate: Candidate) -> float:
         """The main metric on the selection split."""
-        task, labels = self.task, self.base.manifest.labels
-        return task.metrics(labels)[0](task.decode(self.outputs(candidate), labels), self.answers)
+        task, labels, answers = self.task, self.base.manifest.labels, self.answers
+        said = predict(self.bundle(candidate), self.selection, runtime=self.runtime)
+        self._keep(candidate, said)
+        return task.metrics(labels)[0](task.decode(said, labels), answers)
 
     def expected(self, candidate: Candidate) -> Expected | None:
-        """The drop on average of an accuracy of one decision a row; None of any other metric."""
-        if self.task.metrics(self.base.manifest.labels)[0].name != "accuracy":
+        """The expectation of the drop where :meth:`accuracy` found one decision a row, else None."""
+        if candidate not in self.scores:
             return None
-        whole = self.task.decisions(self.outputs(self.whole), self.answers)
-        said = self.task.decisions(self.outputs(candidate), self.answers)
-        if whole is None or said is None:
-            return None
-        return expected_drop(_log(whole[0]), _log(said[0]), whole[1])
+        return expected_drop(
+            self.scores[self.whole], self.scores[candidate], np.asarray(self.answers)
+        )
 
-    def outputs(self, candidate: Candidate) -> Mapping[str, np.ndarray]:
-        """What the candidate says of the selection."""
-        if candidate not in self.said:
-            for other in self.said.keys() - {self.whole}:
-                del self.said[other]
-            self.said[candidate] = predict(
-                self.bundle(candidate), self.selection, runtime=self.runtime
-            )
-        return self.said[candidate]
+    def _keep(self, candidate: Candidate, said: Mapping[str, np.ndarray]) -> None:
+        """Remember log-probabilities, where the metric is the share of rows decided rightly."""
+        decisions = self.task.decisions(said, self.answers)
+        metric = self.task.metrics(self.base.manifest.labels)[0].name
+        if metric != "accuracy" or decisions is None or len(decisions[1]) != len(self.selection):
+            return
+        for other in self.scores.keys() - {self.whole}:
+            del self.scores[other]
+        self.scores[candidate] = _log(decisions[0])
 
     @property
     def task(self) -> tasks.Task:
@@ -263,11 +264,21 @@ def nearest_miss(choice: Choice, budget: Budget) -> str:
     if near is None or near.drop is None:
         return f"no precision could be made and measured within {asked}"
     speed = "not timed" if near.latency_ms is None else f"{near.latency_ms:.3f} ms"
+    drop, rows = f"{near.drop:.4f}", ""
+    if near.worst_drop > near.drop:
+        drop += f" (up to {near.worst_drop:.4f} is not ruled out)"
+        rows = " choose on more rows," if near.drop <= budget.max_drop < near.worst_drop else ""
     return (
         f"no precision stays within {asked}: the nearest is {_name(near.candidate)} with a drop of"
-        f" {near.lost:.4f}, {speed} and {near.size_bytes:,} bytes; allow more, or distil another"
+        f" {drop}, {speed} and {near.size_bytes:,} bytes; allow more,{rows} or distil another"
         " student"
     )
+
+
+def doubts(search: Mapping[str, Any]) -> list[str]:
+    """What a reader should know of a search (:func:`as_rows`) before trusting what it chose."""
+    found = too_few(search["rows"], search["max_drop"]), unsure(search)
+    return [line for line in found if line]
 
 
 def too_few(rows: int, max_drop: float) -> str | None:
@@ -278,6 +289,28 @@ def too_few(rows: int, max_drop: float) -> str | None:
         f"auto chose on {rows} selection rows, of which one is {1 / rows:.1%}: whether a drop stays"
         f" within {max_drop:g} is not seen on so few; give {round(1 / max_drop)} or more"
     )
+
+
+def unsure(search: Mapping[str, Any]) -> str | None:
+    """One line where a faster rung is inside by all but what its rows can rule out.
+
+    The bound narrows with the root of the rows, which says how many would do.
+    """
+    chosen, allowed = search["chosen"], search["max_drop"]
+    pace = chosen and (chosen["latency_ms"] or chosen["size_bytes"])
+    for trial in search["trials"]:
+        bound, expected = trial["drop_bound"], trial["expected_drop"]
+        if bound is None or not max(trial["drop"], expected) < allowed < bound:
+            continue
+        if pace and (trial["latency_ms"] or trial["size_bytes"]) >= pace:
+            continue
+        rows = search["rows"] * ((bound - expected) / (allowed - expected)) ** 2
+        return (
+            f"{trial['precision']} is better and its drop of {trial['drop']:.4f} inside, but up to"
+            f" {bound:.4f} is not ruled out on {search['rows']:,} selection rows; about"
+            f" {math.ceil(rows / 100) * 100:,} would do, were it as good on those"
+        )
+    return None
 
 
 def as_rows(choice: Choice, budget: Budget, timed: Clock, rows: int) -> dict[str, Any]:
@@ -313,7 +346,7 @@ def _ladder(search: Search) -> list[str]:
 
 
 def _log(chances: np.ndarray) -> np.ndarray:
-    """Log-probabilities that are numbers."""
+    """Log-probabilities; a chance of nothing is as small as numbers go."""
     return np.log(np.maximum(chances, np.finfo(np.float64).tiny))
 
 

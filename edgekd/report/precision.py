@@ -18,8 +18,8 @@ class Trial(BaseModel):
     kept: list[str] = []  # groups left in float
     accuracy: float | None = None  # the main metric on the selection split
     drop: float | None = None  # against the float bundle, absolute
-    expected: float | None = None  # the drop on average, by how far its scores are moved
-    at_most: float | None = None  # the upper bound of the expected drop, one-sided, 95 %
+    expected_drop: float | None = None  # by how far the scores of a class are moved
+    drop_bound: float | None = None  # what of that is not ruled out: one-sided, 95 %
     latency_ms: float | None = None
     size_bytes: int | None = None
     within: bool = False

@@ -2,9 +2,8 @@
 
 The fastest does, but for a size that is worth it: nobody feels a few per cent of latency, while a
 download of half the size is felt; so a rung that is far smaller may be a little slower. What is
-far smaller, and how much slower it may be, are the numbers below. Of two as fast and as small the
-one wins that keeps clearly more: there is nothing to be had for the accuracy. A rung that could not
-be timed never wins by that, and where nothing times the target the smallest wins.
+far smaller, and how much slower it may be, are the numbers below. A rung that could not be timed never wins by that, and where
+nothing times the target the smallest wins.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ WORTH, SMALL = 0.1, 0.6
 SAME = 0.001
 # Latencies closer than this are not told apart by timing each alone.
 CLOSE = 0.25
-# Of two as good, one that loses this part of the budget's drop more than the other gives way.
-SPARED = 0.5
 
 
 def fastest(trials: Sequence[Trial]) -> Trial | None:
@@ -50,28 +47,24 @@ def close(inside: Sequence[Trial]) -> list[Trial]:
 
 
 def race(
-    finalists: Sequence[Trial],
-    chosen: Trial,
-    timed: Callable[[Sequence[Candidate]], Ratio],
-    max_drop: float,
+    finalists: Sequence[Trial], chosen: Trial, timed: Callable[[Sequence[Candidate]], Ratio]
 ) -> dict[Candidate, Trial]:
     """Settle side by side; where that fails, ``chosen`` by the times taken alone stays first."""
     try:
-        return settle(finalists, timed([trial.candidate for trial in finalists]), max_drop)
+        return settle(finalists, timed([trial.candidate for trial in finalists]))
     except Exception as error:
         note = f"compared by times taken alone; side by side failed: {reason(error)}"
         ordered = (chosen, *(trial for trial in finalists if trial is not chosen))
         return {trial.candidate: replace(trial, note=note) for trial in ordered}
 
 
-def settle(finalists: Sequence[Trial], ratio: Ratio, max_drop: float) -> dict[Candidate, Trial]:
+def settle(finalists: Sequence[Trial], ratio: Ratio) -> dict[Candidate, Trial]:
     """Decide between ``finalists`` timed side by side; the winner comes first, each with a note.
 
     The winner is the smallest of those as good as the fastest: slower by no more than a tie or than
     their size is worth, or far smaller and not told apart from it. Among sizes within :data:`TIE`
     it is the faster, among those as fast within :data:`TIE` the smaller by :data:`SAME` at least,
-    and of equals the first of ``finalists``: the plainer rung. One that loses half of ``max_drop``
-    more than another that is as small and as fast is out.
+    and of equals the first of ``finalists``: the plainer rung.
     """
     first = finalists[0].candidate
     fast = min(finalists, key=lambda trial: ratio(trial.candidate, first).value)
@@ -85,8 +78,6 @@ def settle(finalists: Sequence[Trial], ratio: Ratio, max_drop: float) -> dict[Ca
     small = [trial for trial in equals if (trial.size_bytes or 0) <= least * (1 + TIE)]
     best = min(behind[trial].value for trial in small)
     quick = [trial for trial in small if behind[trial].value <= best * (1 + TIE)]
-    spared = min(trial.lost for trial in quick) + SPARED * max_drop
-    quick = [trial for trial in quick if trial.lost <= spared]
     least = min(trial.size_bytes or 0 for trial in quick)
     winner = next(trial for trial in quick if (trial.size_bytes or 0) <= least * (1 + SAME))
     noted = {}
@@ -101,12 +92,9 @@ def settle(finalists: Sequence[Trial], ratio: Ratio, max_drop: float) -> dict[Ca
             note += ", not told apart"
         if trial is winner is not fast:
             share = (trial.size_bytes or 0) / (fast.size_bytes or 1)
-            if share < 1:
-                note += f"; chosen at {share:.0%} of its size"
-            elif trial.lost < fast.lost - SPARED * max_drop:
-                note += "; chosen for what it keeps"
-            else:
-                note += "; chosen as the plainer"
+            note += (
+                f"; chosen at {share:.0%} of its size" if share < 1 else "; chosen as the plainer"
+            )
         noted[trial.candidate] = replace(trial, note=note)
     return noted
 

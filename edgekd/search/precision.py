@@ -44,7 +44,7 @@ def choose(ladder: Sequence[str], groups: Sequence[str], scores: Scores, budget:
     chosen = fastest(inside)
     final = close(inside)
     if scores.race and chosen and len(final) > 1:
-        noted = race(final, chosen, scores.race, budget.max_drop)
+        noted = race(final, chosen, scores.race)
         trials = [noted.get(trial.candidate, trial) for trial in trials]
         chosen = next(iter(noted.values()))
     measured = [trial for trial in trials if trial.failure is None]
@@ -69,7 +69,7 @@ def coarse(groups: Sequence[str], most: int = 24) -> list[str]:
 
 def closest(trials: Sequence[Trial], budget: Budget) -> Trial:
     """Of those inside the drop, which the float candidate always is, the least over the limits."""
-    inside = [t for t in trials if t.drop is not None and t.lost <= budget.max_drop]
+    inside = [t for t in trials if t.drop is not None and t.worst_drop <= budget.max_drop]
     return min(inside or trials[:1], key=lambda trial: _over(trial, budget))
 
 
@@ -93,8 +93,8 @@ def _measure(
         cost.latency_ms,
         cost.size_bytes,
         note=cost.why,
-        expected=expected.value if expected else None,
-        at_most=expected.high if expected else None,
+        expected_drop=expected.value if expected else None,
+        drop_bound=expected.bound if expected else None,
     )
     return replace(trial, within=_excess(trial, budget) <= 0)
 
@@ -104,7 +104,7 @@ def _excess(trial: Trial, budget: Budget) -> float:
 
     The drop counts absolutely, latency and size relative to their limits.
     """
-    return max(trial.lost - budget.max_drop, _over(trial, budget))
+    return max(trial.worst_drop - budget.max_drop, _over(trial, budget))
 
 
 def _over(trial: Trial, budget: Budget) -> float:

@@ -29,9 +29,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a bundle may cost. ``max_drop`` is the absolute loss of the main metric against the
-    float candidate, on the selection split, counted and expected; a limit of None is no limit. An untimed candidate is
-    inside no limit of the latency."""
+    """What a bundle may cost; a limit of None is no limit.
+
+    ``max_drop`` is the absolute loss of the main metric against the float candidate on the selection
+    split, as counted and as far as it is not ruled out. An untimed candidate is inside no limit of
+    the latency.
+    """
 
     max_drop: float
     max_latency_ms: float | None = None
@@ -43,8 +46,8 @@ class Trial:
     """One candidate and what came out: a row of the report.
 
     ``failure`` says why a candidate could not be made or measured; its figures are then None.
-    ``drop`` is what was counted, ``expected`` the drop on average and ``at_most`` its upper bound,
-    where the scores can say.
+    ``drop`` is what was counted, ``expected_drop`` its expectation and ``drop_bound`` the upper bound
+    of that, where the scores can say.
     ``latency_ms`` is None too where nothing timed it. ``refused``: it was made, and its outputs
     were too far off to keep. ``slower`` and ``larger`` compare with the rung tried just above it.
     ``note`` says how a finalist fared side by side, or why there is no latency.
@@ -61,14 +64,14 @@ class Trial:
     failure: str | None = None
     refused: bool = False
     note: str | None = None
-    expected: float | None = None
-    at_most: float | None = None
+    expected_drop: float | None = None
+    drop_bound: float | None = None
 
     @property
-    def lost(self) -> float:
+    def worst_drop(self) -> float:
         """The drop that is held against the budget: what was counted, or what is not ruled out."""
         assert self.drop is not None
-        return self.drop if self.at_most is None else max(self.drop, self.at_most)
+        return self.drop if self.drop_bound is None else max(self.drop, self.drop_bound)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Expected(Protocol):
     @property
     def value(self) -> float: ...
     @property
-    def high(self) -> float: ...
+    def bound(self) -> float: ...
 
 
 class Interval(Protocol):
@@ -127,7 +130,7 @@ class Scores:
     latency and size. ``damage``: how far the outputs are from the float candidate's, lower is
     better; finer than an accuracy, which moves in steps of one example, so it ranks the groups.
     ``race`` times candidates side by side; None where nothing can be timed. Where it raises, the
-    times taken alone decide. ``expected``: the drop of the accuracy on average, or None.
+    times taken alone decide. ``expected``: the expectation of the drop, where the scores can say.
     """
 
     accuracy: Callable[[Candidate], float]

@@ -102,7 +102,9 @@ def test_rows_that_choose_are_not_those_that_report(
 def test_the_few_rows_that_both_have_are_not_chosen_on(capsys: pytest.CaptureFixture[str]) -> None:
     selection, test = ([{"text": f"{name} {i}"} for i in range(60)] for name in "ab")
     assert apart([*selection, test[7]], test) == selection
-    assert "1 rows of --select also stand in --data" in capsys.readouterr().err
+    assert "1 rows of --select also stand in --data: left out" in capsys.readouterr().err
+    assert apart([*selection, test[7]], test, "--calibration") == selection
+    assert "1 rows of --calibration" in capsys.readouterr().err
 
 
 def test_activation_ranges_come_from_rows_that_nothing_is_chosen_on() -> None:
@@ -191,20 +193,42 @@ def test_what_is_told_of_auto_is_its_own_choice(capsys: pytest.CaptureFixture[st
 
     from edgekd.cli.export import _show
 
-    chosen = {"precision": "int8-full", "kept": []}
+    chosen = {"precision": "int8-full", "kept": [], "latency_ms": None, "size_bytes": 1}
     document = {"bundle": "x", "target": "browser", "variant": "fp32+int8-full", "size_bytes": 1}
     document |= {"relative_error": 0.0, "precision": "fp32", "findings": []}
-    document["search"] = {"chosen": chosen, "timing": {"note": ""}, "rows": 40, "max_drop": 0.01}
+    search = {"chosen": chosen, "timing": {"note": ""}, "rows": 40, "max_drop": 0.01, "trials": []}
+    document["search"] = search
     _show(Console(width=200), document)
     told = capsys.readouterr().out
     assert "auto chose int8-full" in told and "auto chose on 40 selection rows" in told
+
+
+def test_rows_without_labels_set_the_activation_ranges(
+    edgekd: Cli, bert_dir: Path, intents: Any, tmp_path: Path
+) -> None:
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\n" + "\n".join(row["text"] for row in intents.train_rows) + "\n")
+    given = ("--precision", "int8-static", "--calibration", texts, "--data", intents.test)
+    answer = edgekd("export", bert_dir, "--out", tmp_path / "x", *given, "--json", "-")
+    assert answer.code == 0 and json.loads(answer.out)["precision"] == "int8-static"
+    # With auto every row of --select is then chosen on.
+    given = ("--precision", "auto", "--select", intents.train, "--calibration", texts)
+    answer = edgekd(
+        *("export", bert_dir, "--out", tmp_path / "y", *given, "--max-drop", "0.2", "--json", "-"),
+    )
+    assert answer.code == 0 and json.loads(answer.out)["search"]["rows"] == len(intents.train_rows)
+    answer = edgekd(
+        *("export", bert_dir, "--out", tmp_path / "z", "--precision", "int8-static"),
+        *("--calibration", intents.test, "--data", intents.test),
+    )
+    assert answer.code == 2 and "rows of --data (100.0%) also stand in --calibration" in answer.err
 
 
 def test_activation_ranges_are_never_taken_from_made_up_rows(
     edgekd: Cli, bert_dir: Path, intent_bundle: Path, tmp_path: Path
 ) -> None:
     answer = edgekd("export", bert_dir, "--out", tmp_path / "x", "--precision", "int8-static")
-    assert answer.code == 2 and "give --select" in answer.err
+    assert answer.code == 2 and "give --calibration (or --select)" in answer.err
     answer = edgekd(
         "quantize", intent_bundle, "--precision", "int8-static", "--out", tmp_path / "y"
     )

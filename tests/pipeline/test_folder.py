@@ -63,7 +63,10 @@ def test_the_precisions_of_a_recipe_make_one_folder(
     assert timed == {shipped.holds["q8"]}  # what the profile asks for
 
     # Every bundle's rows once more in this machine's onnxruntime and in transformers.js.
-    for row in (row for row in document.bundles if row.model == "student"):
+    # But not the teacher's: what ships is asked about.
+    ours = [row for row in document.bundles if row.model == "student"]
+    assert len(ours) == 2 and len(document.bundles) == 3
+    for row in ours:
         native, second = row.checks
         assert native.runtime.startswith("onnxruntime 1.") and second.runtime.endswith(", wasm")
         for check in (native, second):

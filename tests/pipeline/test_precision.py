@@ -3,16 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgekd import exporter as exporters
 from edgekd import profiles
 from edgekd.bundle import Bundle
 from edgekd.errors import InconclusiveError, InputError, MissingDependency, VerificationError
-from edgekd.evaluate.noise import Expected
+from edgekd.evaluate.noise import Expected, expected_drop
+from edgekd.evaluate.run import predict
 from edgekd.pipeline import document, precision
 from edgekd.pipeline.precision import Search
 from edgekd.search.trial import Budget
+from edgekd.tasks.classification import softmax
 from tests.conftest import Intents
 
 
@@ -36,20 +39,43 @@ def test_without_a_clock_the_smallest_inside_the_drop_wins(search: Search) -> No
 
 
 def test_the_expected_drop_of_an_accuracy_is_asked_of_the_scores(search: Search) -> None:
+    int8 = precision.Candidate("int8")
+    accuracies = [search.accuracy(one) for one in (search.whole, precision.Candidate("fp16"), int8)]
     assert search.expected(search.whole) == Expected(0, 0)
-    found = search.expected(precision.Candidate("int8"))
-    assert found is not None and abs(found.value) < 0.2
-    assert set(search.said) == {search.whole, precision.Candidate("int8")}
-    manifest = replace(search.base.manifest, task="text-classification/regression")
-    other = replace(search, base=replace(search.base, manifest=manifest))
-    assert other.expected(other.whole) is None
+    found = search.expected(int8)
+    said = [
+        np.log(softmax(predict(search.bundle(one), search.selection)["logits"]))
+        for one in (search.whole, int8)
+    ]
+    assert found == expected_drop(*said, np.asarray(search.answers))
+    # It is the expectation of what was counted, on rows that hardly one of is near a border.
+    assert found is not None and found.value == pytest.approx(
+        accuracies[0] - accuracies[2], abs=0.1
+    )
+    assert set(search.scores) == {search.whole, int8}  # not of all that were tried
+    assert replace(search, profile=profiles.load("host")).scores == {}
+    assert replace(search).expected(int8) is None  # nothing is known before it is scored
+
+
+def test_a_rung_that_the_rows_cannot_rule_out_is_named() -> None:
+    trial = {"precision": "fp32", "drop": 0.0, "latency_ms": 2.0, "size_bytes": 9}
+    none = {"expected_drop": None, "drop_bound": None}
+    tried = {"precision": "int8", "drop": 0.004, "latency_ms": 1.0, "size_bytes": 5}
+    figures = {"expected_drop": 0.004, "drop_bound": 0.016}
+    search = {"rows": 127, "max_drop": 0.01, "chosen": {**trial, **none}}
+    told = precision.doubts({**search, "trials": [{**trial, **none}, {**tried, **figures}]})
+    assert len(told) == 1 and "int8 is better" in told[0] and "about 600 would do" in told[0]
+    slower = {**tried, **figures, "latency_ms": 3.0}
+    clear = {**tried, **figures, "drop_bound": 0.006}
+    lost = {**tried, **figures, "drop": 0.02}
+    assert not precision.doubts({**search, "trials": [slower, clear, lost]})
 
 
 def test_rows_too_few_to_see_the_drop_are_told() -> None:
     told = precision.too_few(40, 0.01)
     assert told and "40 selection rows, of which one is 2.5%" in told and "give 100 or more" in told
     assert precision.too_few(100, 0.01) is None and precision.too_few(40, 0.0) is None
-    search = {"missed": None, "rows": 40, "max_drop": 0.01}
+    search = {"missed": None, "rows": 40, "max_drop": 0.01, "chosen": None, "trials": []}
     assert document._doubts(search) == [told] and document._doubts(None) == []
 
 

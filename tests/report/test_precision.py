@@ -49,9 +49,14 @@ def test_a_drop_that_is_only_expected_is_told(document: Document) -> None:
         precision="int8",
         accuracy=0.92,
         drop=0.0,
-        expected=0.0088,
-        at_most=0.0131,
+        expected_drop=0.0088,
+        drop_bound=0.0131,
         size_bytes=4_000_000,
     )
     page = section(document, search(trials=[lucky]))
-    assert "0.88" in page and "1.31" in page and "expected" in page and "drops too much" in page
+    assert (
+        "0.88" in page
+        and "1.31" in page
+        and "not ruled out" in page
+        and "may drop too much" in page
+    )

@@ -79,8 +79,8 @@ def test_a_drop_that_only_luck_hid_is_repaired() -> None:
     found = choose(("fp32", "int8"), GROUPS, scores, Budget(0.01))
     assert found.chosen is not None and found.chosen.candidate == Candidate("int8", ("head",))
     whole = found.trials[1]
-    assert whole.drop == 0 and whole.expected == pytest.approx(0.305) and not whole.within
-    assert found.trials[0].expected is None
+    assert whole.drop == 0 and whole.expected_drop == pytest.approx(0.305) and not whole.within
+    assert found.trials[0].drop_bound is None
     # Inside by less than the rows can tell is not inside.
     narrow = choose(("fp32", "int8"), GROUPS, scores, Budget(0.0055))
     assert narrow.chosen is not None and narrow.chosen.candidate.kept == ("head", "stem")
