@@ -12,6 +12,7 @@ import pytest
 from edgekd.bundle import Bundle
 from edgekd.cli.selection import apart, divided
 from edgekd.errors import InputError
+from tests.conftest import write_csv
 
 Cli = Callable[..., Any]
 
@@ -206,22 +207,23 @@ def test_what_is_told_of_auto_is_its_own_choice(capsys: pytest.CaptureFixture[st
 def test_rows_without_labels_set_the_activation_ranges(
     edgekd: Cli, bert_dir: Path, intents: Any, tmp_path: Path
 ) -> None:
-    texts = tmp_path / "texts.csv"
-    texts.write_text("text\n" + "\n".join(row["text"] for row in intents.train_rows) + "\n")
+    texts, rows = tmp_path / "texts.csv", intents.train_rows
+    texts.write_text("text\n" + "\n".join(row["text"] for row in rows[:48]) + "\n")
+    select = write_csv(tmp_path / "select.csv", rows[48:])
     given = ("--precision", "int8-static", "--calibration", texts, "--data", intents.test)
     answer = edgekd("export", bert_dir, "--out", tmp_path / "x", *given, "--json", "-")
     assert answer.code == 0 and json.loads(answer.out)["precision"] == "int8-static"
     # With auto every row of --select is then chosen on.
-    given = ("--precision", "auto", "--select", intents.train, "--calibration", texts)
-    answer = edgekd(
-        *("export", bert_dir, "--out", tmp_path / "y", *given, "--max-drop", "0.2", "--json", "-"),
-    )
-    assert answer.code == 0 and json.loads(answer.out)["search"]["rows"] == len(intents.train_rows)
-    answer = edgekd(
-        *("export", bert_dir, "--out", tmp_path / "z", "--precision", "int8-static"),
-        *("--calibration", intents.test, "--data", intents.test),
-    )
-    assert answer.code == 2 and "rows of --data (100.0%) also stand in --calibration" in answer.err
+    given = ("--precision", "auto", "--max-drop", "0.2", "--select", select, "--calibration", texts)
+    answer = edgekd("export", bert_dir, "--out", tmp_path / "y", *given, "--json", "-")
+    assert answer.code == 0 and json.loads(answer.out)["search"]["rows"] == 48
+    for option, others in (("--data", intents.test), ("--select", select)):
+        answer = edgekd(
+            *("export", bert_dir, "--out", tmp_path / "z", "--precision", "int8-static"),
+            *("--calibration", others, option, others),
+        )
+        assert answer.code == 2
+        assert f"48 rows of {option} (100.0%) also stand in --calibration" in answer.err
 
 
 def test_activation_ranges_are_never_taken_from_made_up_rows(
