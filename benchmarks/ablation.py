@@ -39,7 +39,7 @@ TEACHING = {
     "temperature": 2,
     "hard_weight": 0.5,
 }
-FIT = {"epochs": 12, "learning_rate": 1e-4, "schedule": "cosine"}
+FIT = {"epochs": 16, "learning_rate": 4e-4, "schedule": "cosine"}
 COPIES = 9  # variants of a labelled row: as many rows as the unlabelled ones
 SHARE = EPOCHS // (1 + COPIES)  # epochs over ten times the rows
 LANGUAGE = {"epochs": 4, "learning_rate": 1e-3, "hard_weight": 0.5}
