@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from edgekd.pipeline import stages
+from edgekd.pipeline.caveats import of_models, of_search
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.learn import seed_folder
-from edgekd.pipeline.precision import doubts
-from edgekd.pipeline.preflight import cut_off
 from edgekd.pipeline.ship import Built, budget_limits, chosen_profiles, not_searched
 from edgekd.pipeline.stage import Done
 from edgekd.profiles import Profile
@@ -103,8 +102,8 @@ def assemble(
         recipe=(context.run.path / "recipe.yaml").read_text(encoding="utf-8"),
         warnings=[
             *context.warnings,
-            *_warnings(context, models),
-            *(warning for b in built for warning in _doubts(b.done.result.get("search"))),
+            *of_models(context, models),
+            *(warning for b in built for warning in of_search(b.done.result.get("search"))),
             *([shift.sentence] if shift and shift.found else []),
         ],
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -211,13 +210,6 @@ def _search(context: Context, built: Built) -> Search:
     if unsearched := not_searched(context, built.target):
         found.timing.note += f"; {unsearched}"
     return found
-
-
-def _doubts(search: Mapping[str, Any] | None) -> list[str]:
-    """What a reader should know before trusting what a search chose."""
-    if search is None:
-        return []
-    return [line for line in (search["missed"], *doubts(search)) if line]
 
 
 def _bundle_row(built: Built, scored: Done, benches: Mapping[str, Done]) -> BundleRow:
@@ -369,17 +361,3 @@ def _environment(benches: Mapping[str, Done]) -> dict[str, Any]:
         for row in done.result["rows"].values():
             return dict(row["details"]["environment"])
     return {}
-
-
-def _warnings(context: Context, models: Mapping[str, Done]) -> list[str]:
-    found = []
-    overlap = context.run.done["data"].result["overlap"]
-    if overlap["dropped"]:
-        found.append(
-            f"{overlap['dropped']} training rows also stand in the test data; they were dropped from"
-            " training"
-        )
-    lost = models["student"].result["cut"]
-    if (warning := cut_off(lost, "student")) and lost > models["teacher"].result["cut"]:
-        found.append(warning)  # the teacher's own was said when it labelled
-    return found

@@ -12,7 +12,7 @@ from edgekd.bundle import Bundle
 from edgekd.errors import InconclusiveError, InputError, MissingDependency, VerificationError
 from edgekd.evaluate.noise import Expected, expected_drop
 from edgekd.evaluate.run import predict
-from edgekd.pipeline import document, precision
+from edgekd.pipeline import caveats, precision
 from edgekd.pipeline.precision import Search
 from edgekd.search.trial import Budget
 from edgekd.tasks.classification import softmax
@@ -76,7 +76,7 @@ def test_rows_too_few_to_see_the_drop_are_told() -> None:
     assert told and "40 selection rows, of which one is 2.5%" in told and "give 100 or more" in told
     assert precision.too_few(100, 0.01) is None and precision.too_few(40, 0.0) is None
     search = {"missed": None, "rows": 40, "max_drop": 0.01, "chosen": None, "trials": []}
-    assert document._doubts(search) == [told] and document._doubts(None) == []
+    assert caveats.of_search(search) == [told] and caveats.of_search(None) == []
 
 
 def test_a_budget_that_nothing_meets_names_the_nearest_miss(search: Search) -> None:
