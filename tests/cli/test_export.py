@@ -11,7 +11,8 @@ import pytest
 
 from edgekd.bundle import Bundle
 from edgekd.cli.selection import apart, divided
-from edgekd.errors import InputError
+from edgekd.errors import InputError, VerificationError
+from edgekd.pipeline import precision
 from tests.conftest import write_csv
 
 Cli = Callable[..., Any]
@@ -205,7 +206,7 @@ def test_what_is_told_of_auto_is_its_own_choice(capsys: pytest.CaptureFixture[st
 
 
 def test_rows_without_labels_set_the_activation_ranges(
-    edgekd: Cli, bert_dir: Path, intents: Any, tmp_path: Path
+    edgekd: Cli, bert_dir: Path, intents: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts, rows = tmp_path / "texts.csv", intents.train_rows
     texts.write_text("text\n" + "\n".join(row["text"] for row in rows[:48]) + "\n")
@@ -214,9 +215,16 @@ def test_rows_without_labels_set_the_activation_ranges(
     answer = edgekd("export", bert_dir, "--out", tmp_path / "x", *given, "--json", "-")
     assert answer.code == 0 and json.loads(answer.out)["precision"] == "int8-static"
     # With auto every row of --select is then chosen on.
-    given = ("--precision", "auto", "--max-drop", "0.2", "--select", select, "--calibration", texts)
-    answer = edgekd("export", bert_dir, "--out", tmp_path / "y", *given, "--json", "-")
-    assert answer.code == 0 and json.loads(answer.out)["search"]["rows"] == 48
+    asked: list[precision.Search] = []
+
+    def search(given: precision.Search, budget: Any) -> Any:
+        asked.append(given)
+        raise VerificationError("enough is known")
+
+    monkeypatch.setattr(precision, "auto", search)
+    given = ("--precision", "auto", "--select", select, "--calibration", texts)
+    assert edgekd("export", bert_dir, "--out", tmp_path / "y", *given).code == 1
+    assert [len(asked[0].selection), len(asked[0].calibration)] == [48, 48]
     for option, others in (("--data", intents.test), ("--select", select)):
         answer = edgekd(
             *("export", bert_dir, "--out", tmp_path / "z", "--precision", "int8-static"),
