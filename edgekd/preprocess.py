@@ -143,7 +143,11 @@ class TextPreprocessor:
 
     def save(self, folder: Path) -> list[str]:
         (folder / "tokenizer.json").write_text(self.tokenizer_json, encoding="utf-8")
-        config = {**self.tokenizer_config, "model_max_length": self.max_length}
+        config = {
+            **self.tokenizer_config,
+            "model_max_length": self.max_length,
+            "padding_side": self.padding_side,
+        }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
         return ["tokenizer.json", "tokenizer_config.json"]
 

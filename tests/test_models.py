@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgekd import models, tasks
+from edgekd import infer, models, tasks
 from edgekd.errors import InputError, MissingDependency
 from edgekd.preprocess import ImagePreprocessor
 
@@ -182,3 +183,26 @@ def test_example_rows_can_be_encoded(bert_dir: Path, vit_dir: Path) -> None:
 def test_a_real_teacher_is_read_as_it_is(assets: Path) -> None:
     loaded = models.load(str(assets / "models" / "banking77-minilm-l6"), TEXT)
     assert len(loaded.labels) == 77
+
+
+def test_what_is_answered_per_place_is_padded_on_the_right(bert_dir: Path, tmp_path: Path) -> None:
+    """XLNet's and Llama's tokenizers pad on the left; a word's place is counted from the right."""
+    from transformers import BertConfig, BertForTokenClassification
+
+    folder = tmp_path / "tagger"
+    shutil.copytree(bert_dir, folder)
+    config = BertConfig.from_pretrained(bert_dir, id2label={0: "O", 1: "B-x", 2: "I-x"})
+    torch.manual_seed(0)
+    BertForTokenClassification(config).save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "padding_side": "left"}))
+    task = tasks.get("token-classification")
+    loaded = models.load(str(folder), task)
+    rows = [{"tokens": words.split()} for words in ("the card is not my card", "money")]
+    together = infer.predict(loaded, rows, task, "test")
+    alone = infer.predict(loaded, rows[1:], task, "test")
+    np.testing.assert_allclose(together["logits"][1, :1], alone["logits"][0], atol=1e-5)
+    loaded.preprocessor.save(tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["padding_side"] == "right"
+    whole = models.load(str(folder), tasks.get("feature-extraction"))
+    assert whole.preprocessor.padding_side == "left"  # one answer a row: as the model learned it

@@ -11,11 +11,18 @@ d_i(w) over all S seeds. The factor makes the variance over seeds unbiased: with
 drawn from S varies by (S − 1) / S of what it should (Rao and Wu, 1988, rescale the same way). The
 interval is the percentile one at 95 %.
 
-The spread over seeds holds some of the luck of the examples as well, so the interval is wide where
-there are few of these; with three seeds it is narrow where there are many, because three values say
-little about their own spread. In a simulation with two points of training luck, three seeds covered
-the true gain in 99 % of draws of 400 examples and in 88 % of 3,000; the interval of one seed over
-its examples alone in 73 % and in 48 %.
+Three values say little about their own spread, so the interval is stretched about its value by
+t(0.975, ν) / z(0.975), with the degrees of freedom of a sum of two variances (Satterthwaite, 1946):
+v_e, of the examples, which many of them tell, and v_s = s² / S, of the seeds, which S − 1 do:
+
+    ν  =  (v_e + v_s)² / ( v_s² / (S − 1) )
+
+Where the examples make up most of the variance this changes nothing; where the seeds do, three of
+them deserve 2.2 times the width. In simulations (100,000 draws of normal errors, 2 to 5 seeds,
+luck of training from none to four times that of the examples) it covers the true gain in 93 to 97 %
+of draws where three seeds unstretched cover 81 to 97 %. The spread over seeds holds some of the
+luck of the examples as well, so where these are few it is on the wide side. One seed is an interval
+over its examples alone, and says nothing about another training.
 """
 
 from __future__ import annotations
@@ -26,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from edgekd.errors import InputError
-from edgekd.evaluate.bootstrap import RESAMPLES, Estimate, _percentile, _sums
+from edgekd.evaluate.bootstrap import LEVEL, RESAMPLES, Estimate, _percentile, _sums
 from edgekd.tasks.base import Metric
 
 
@@ -61,7 +68,21 @@ def gain(
     picks = rng.integers(0, count, (count, resamples))
     over_seeds = np.take_along_axis(drawn, picks, 0).mean(0)
     widened = centre + np.sqrt(count / (count - 1)) * (over_seeds - centre)
-    return _percentile(whole.mean(), widened)
+    found = _percentile(whole.mean(), widened)
+    stretch = _stretch(float(centre.var()), float(whole.var(ddof=1)) / count, count)
+    low, high = (found.value + stretch * (end - found.value) for end in (found.ci_low, found.ci_high))
+    return Estimate(found.value, low, high)
+
+
+def _stretch(examples: float, seeds: float, count: int) -> float:
+    """How much wider than normal an interval must be, from the two parts of its variance."""
+    from scipy.stats import norm, t
+
+    if not seeds:
+        return 1.0
+    freedom = (examples + seeds) ** 2 / (seeds**2 / (count - 1))
+    tail = (1 + LEVEL) / 2
+    return float(t.ppf(tail, freedom) / norm.ppf(tail))
 
 
 def by_seed(values: Sequence[Any]) -> np.ndarray:

@@ -164,7 +164,7 @@ def bought(document: Document) -> str:
         end = "the interval lies above zero: distillation helped."
     else:
         end = "the interval lies below zero: distillation hurt here."
-    over = f" over {gain.seeds} seeds" if gain.seeds > 1 else ""
+    over = f" over {gain.seeds} seeds" if gain.seeds > 1 else " over examples, of one seed"
     return (
         f"At the same budget the student is {value} against itself trained without the teacher, in"
         f" {title(gain.metric)} (95 % interval {span}{over}); {end}"

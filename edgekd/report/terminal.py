@@ -85,9 +85,11 @@ def show(console: Console, document: Document) -> None:
         console.print(f"tuned over {len(tuning.trials)} trials: {values}")
     if document.gain:
         low, high = document.gain.ci
+        seeds = document.gain.seeds
+        over = f"over {seeds} seeds" if seeds > 1 else "over examples, one seed"
         console.print(
             f"distillation bought {document.gain.value:+.4f} {metric} over the same student"
-            f" without a teacher (95 %: {low:+.4f} to {high:+.4f})"
+            f" without a teacher (95 % {over}: {low:+.4f} to {high:+.4f})"
         )
     far = document.shift.lines if document.shift and document.shift.found else []
     for warning in [*document.warnings, *far]:

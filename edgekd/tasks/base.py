@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -65,8 +65,14 @@ class Task(ABC):
         return sorted(found, key=int) if all(x.isdigit() for x in found) else sorted(found)
 
     def prepare(self, preprocessor: Preprocessor) -> Preprocessor:
-        """What encodes rows for this task, from what a model comes with."""
-        return preprocessor
+        """What encodes rows for this task, from what a model comes with.
+
+        Where answers belong to places in a row, a place is its number there: padding stands to the
+        right, whatever the tokenizer says.
+        """
+        if not self.per_token or getattr(preprocessor, "padding_side", "right") == "right":
+            return preprocessor
+        return replace(preprocessor, padding_side="right")  # type: ignore[type-var]
 
     def method(self, given: str | None, top_k: int | None) -> str:
         """The loss that soft_weight weighs: the one that is asked for, or the task's own."""

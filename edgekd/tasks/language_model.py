@@ -9,7 +9,6 @@ that stand for all of them (:mod:`edgekd.signals.sampled`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -47,10 +46,6 @@ class LanguageModel(Task):
         """A sample of tokens is drawn for 1, and is noisier above."""
         sampled = method == self.methods[0]
         return 1.0 if given is None and sampled else super().temperature(given, method)
-
-    def prepare(self, preprocessor: Preprocessor) -> Preprocessor:
-        """A token's place is its number in the row, so padding goes to the right."""
-        return replace(preprocessor, padding_side="right")  # type: ignore[type-var]
 
     def truths(self, encodings: Sequence[Any]) -> list[np.ndarray]:
         """The true token of every place: an int64 array per row."""
