@@ -42,8 +42,10 @@ TEACHING = {
 FIT = {"epochs": 16, "learning_rate": 4e-4, "schedule": "cosine"}
 COPIES = 9  # variants of a labelled row: as many rows as the unlabelled ones
 SHARE = EPOCHS // (1 + COPIES)  # epochs over ten times the rows
-LANGUAGE = {"epochs": 4, "learning_rate": 1e-3, "hard_weight": 0.5}
-TEXTS = 2000  # of the unlabelled ones, for the task-agnostic stage
+# The task-agnostic stage: its teacher was made for sentences, and first learns to fill masks.
+LANGUAGE_FIT = {"epochs": 3, "learning_rate": 4e-4, "schedule": "cosine"}
+LANGUAGE = {"epochs": 4, "learning_rate": 1e-3, "schedule": "cosine", "hard_weight": 0.5}
+TEXTS = 4000  # of the unlabelled ones
 
 # What each row changes: distill, data, stages.
 ROWS: dict[str, dict[str, Any]] = {
@@ -90,7 +92,7 @@ def recipe_of(row: str, seeds: int, runs: Path) -> dict[str, Any]:
         language = {
             "name": "language",
             "task": "fill-mask",
-            "teacher": {"base": BACKBONE, "fit": {"epochs": 1, "learning_rate": 1e-4}},
+            "teacher": {"base": BACKBONE, "fit": LANGUAGE_FIT},
             "data": texts,
             "student": STUDENT,
             "distill": LANGUAGE,
@@ -151,6 +153,13 @@ def run(row: str, seeds: int, runs: Path) -> None:
         "gradient_shares": record["gradient_shares"],
         "teacher": next(m["metrics"] for m in found["models"] if m["id"] == "teacher"),
     }
+    language = folder / "language/stages/label.json"
+    if language.is_file():  # whether the teacher of the task-agnostic stage knew anything
+        knew = json.loads(language.read_text(encoding="utf-8"))["result"]
+        document["language"] = {
+            "perplexity": knew["evaluation"]["metrics"]["perplexity"],
+            "frequency": knew["frequency"],
+        }
     file = RESULTS / "ablation" / f"{folder_of(row)}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -182,13 +191,14 @@ def report() -> str:
         " | time |",
         "|---|---|---|---|---|---|",
     ]
-    total, first = 0.0, None
+    total, first, language = 0.0, None, None
     for row in ROWS:
         file = RESULTS / "ablation" / f"{folder_of(row)}.json"
         if not file.is_file():
             continue
         found = json.loads(file.read_text(encoding="utf-8"))
         first = first or found
+        language = found.get("language", language)
         low, high = found["gain"]["ci"]
         shares = ", ".join(f"{k} {v:.1%}" for k, v in found["gradient_shares"].items())
         total += found["seconds"]
@@ -205,6 +215,13 @@ def report() -> str:
         f"\nTeacher {first['teacher']['accuracy']:.4f}, control {control:.4f} (mean of"
         f" {first['seeds']} seeds), {first['params']:,} parameters. In all"
         f" {total / 3600:.1f} hours."
+        + (
+            " The teacher of the task-agnostic stage fills masks with a perplexity of"
+            f" {language['perplexity']:,.0f}; knowing only how frequent each token is has"
+            f" {language['frequency']:,.0f}."
+            if language
+            else ""
+        )
     )
     return "\n".join(lines) + "\n"
 

@@ -10,12 +10,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekd.errors import InputError
 from edgekd.preprocess import Row, TextPreprocessor
 
 END = "<|endoftext|>"  # pads, and stands where a model wants a first or last token
 MASK = "<mask>"  # for models that learn to fill it
 DEFAULT_LENGTH = 128
+RUN = 128  # characters, some 25 words: nobody writes so many twice by chance; a power of two
 
 
 def read_text(path: Path, *, whole: bool) -> list[dict[str, str]]:
@@ -62,6 +65,48 @@ def _starts(words: Sequence[int | None], room: int) -> list[int]:
         starts.append(word)
         begin = word
     return starts
+
+
+def shared_runs(ours: Sequence[Row], theirs: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each block stands in runs of ``RUN`` characters that both texts have.
+
+    One more line in front moves every border, so the blocks of each side are joined again. Case
+    and white space do not count. Shares: float64 [rows] of ours, and of theirs.
+    """
+    (mine, my_ends), (other, other_ends) = _runs(ours), _runs(theirs)
+    shared = _among(mine, other)
+    return _covered(shared, my_ends), _covered(_among(other, mine[shared]), other_ends)
+
+
+def _runs(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
+    """A hash of the run that begins at each character, and where each row ends: 0, …, the last."""
+    texts = ["".join(row["text"].casefold().split()) for row in rows]
+    found = np.frombuffer("".join(texts).encode("utf-32-le"), np.uint32).astype(np.uint64)
+    half = 1
+    while half < RUN:  # a run is made of its halves
+        found = found[:-half] * np.uint64(0x9E3779B97F4A7C15) + found[half:]
+        found ^= found >> np.uint64(29)
+        half *= 2
+    return found, np.cumsum([0, *map(len, texts)])
+
+
+def _among(runs: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which runs are some of the others: ``np.isin``, in a tenth of its time."""
+    if not len(others):
+        return np.zeros(len(runs), bool)
+    known = np.sort(others)
+    return known.take(np.searchsorted(known, runs), mode="clip") == runs
+
+
+def _covered(shared: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The share of each row's characters that are in a run which is ``shared``."""
+    begins = np.flatnonzero(shared)
+    steps = np.zeros(ends[-1] + 1, np.int64)
+    steps[begins] += 1
+    steps[begins + RUN] -= 1
+    inside = np.cumsum(steps) > 0
+    counts = np.diff(np.concatenate([[0], np.cumsum(inside)])[ends])
+    return counts / np.maximum(np.diff(ends), 1)
 
 
 def learn_vocabulary(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekd import media, sources
+from edgekd import blocks, media, sources
 from edgekd.errors import InputError, nearest
 from edgekd.preprocess import Row
 from edgekd.tasks import Task
@@ -35,8 +36,9 @@ def read_rows(
 ) -> list[dict[str, Any]]:
     """Read every row of ``source``; ``columns`` maps a role (``text``, ``label``) to a column.
 
-    Raises :class:`InputError` naming the file and line for a missing file, a missing column, an
-    empty cell or an unreadable row.
+    Of rows that are not ``labelled`` no truth is read, even where there is one. Raises
+    :class:`InputError` naming the file and line for a missing file, a missing column, an empty
+    cell or an unreadable row.
     """
     labelled = labelled or task.over_vocabulary  # whose truth is the text
     records, where = sources.records(str(source), task)
@@ -58,7 +60,8 @@ def read_rows(
                 row[role] = _words(row[role], f"{where}, row {number}, column '{mapping[role]}'")
         for role in ("tokens", "tags", "labels"):
             if role in row:
-                row[role] = _list(row[role], f"{where}, row {number}, column '{mapping[role]}'")
+                place = f"{where}, row {number}, column '{mapping[role]}'"
+                row[role] = _list(row[role], place, role)
         if "answers" in row:
             row["answers"] = _answers(row["answers"], f"{where}, row {number}")
         if "image" in row:
@@ -88,13 +91,39 @@ def _words(value: Any, where: str) -> str:
     return str(value)
 
 
-def _list(value: Any, where: str) -> list[str]:
-    """A list of words or tags; in a CSV file they stand in one cell, separated by spaces."""
+# Cells that were meant as a list and are none. Tokens may be brackets and commas, a tag may be a
+# comma, alone or behind a sign ("$," of the German STTS).
+_NO_LIST = {
+    "tokens": re.compile(r"\s*\[\s*[\"']"),
+    "tags": re.compile(r"\s*\[|.*\w[,;](\s|$)", re.DOTALL),
+    "labels": re.compile(r"\s*\[|.*[,;]", re.DOTALL),
+}
+
+
+def _list(value: Any, where: str, role: str) -> list[str]:
+    """A list of words or tags; in a CSV file they stand in one cell."""
     if isinstance(value, str):
-        return value.split()
+        value = _cell(value, where, role)
     if not isinstance(value, list | tuple | np.ndarray):
         raise InputError(f"{where}: a {type(value).__name__}, not a list of words")
     return [_words(item, where) for item in value]
+
+
+def _cell(value: str, where: str, role: str) -> list[Any]:
+    """The list in a cell: JSON, or words separated by spaces."""
+    try:
+        found = json.loads(value)
+    except ValueError:
+        found = None
+    # A text may be "[1]", which is one word.
+    if isinstance(found, list) and (role != "tokens" or {type(word) for word in found} == {str}):
+        return found
+    if _NO_LIST[role].match(value):
+        raise InputError(
+            f"{where}: {value[:40]!r} is neither a JSON list nor {role} separated by spaces; write"
+            ' ["one", "two"] in the cell, or: one two'
+        )
+    return value.split()
 
 
 def _answers(value: Any, where: str) -> list[list[Any]]:
@@ -136,7 +165,7 @@ def content_key(row: Row) -> bytes:
 class Overlap:
     """Test rows that also stand in the training data."""
 
-    test_rows: int  # how many test rows have a twin in the training data
+    test_rows: int  # how many test rows stand in the training data, or a part of them does
     dropped: int  # how many training rows were dropped for it
     share: float  # of the test set
 
@@ -178,37 +207,55 @@ def name_labels(rows: list[dict[str, Any]], labels: Sequence[str]) -> list[dict[
 
 
 def drop_overlap(
-    train: list[dict[str, Any]], test: Sequence[Row], *, allow: bool, what: str = "training"
+    train: list[dict[str, Any]],
+    test: Sequence[Row],
+    *,
+    allow: bool,
+    what: str = "training",
+    running: bool = False,
 ) -> tuple[list[dict[str, Any]], Overlap]:
     """Drop from ``train`` what also stands in ``test``; above 2 % of the test set, refuse.
 
-    ``what`` names the rows in messages: training, selection, unlabelled.
+    ``what`` names the rows in messages: training, selection, unlabelled. Blocks of ``running`` text
+    are compared as the texts that they are cut from: no run of the test text stays in training.
     """
-    seen = {content_key(row) for row in test}
-    keys = [content_key(row) for row in train]
-    kept = [row for row, key in zip(train, keys, strict=True) if key not in seen]
-    shared = seen & set(keys)
-    twins = sum(content_key(row) in shared for row in test) if shared else 0
-    overlap = Overlap(twins, len(train) - len(kept), twins / len(test))
+    keys, theirs = ([content_key(row) for row in rows] for rows in (train, test))
+    both = set(keys) & set(theirs)
+    mine, shared = (np.array([key in both for key in found], float) for found in (keys, theirs))
+    if running:  # of each row the share, where it is in part the same
+        runs = blocks.shared_runs(train, test)
+        mine, shared = (np.maximum(*pair) for pair in zip((mine, shared), runs, strict=True))
+    kept = [row for row, share in zip(train, mine, strict=True) if not share]
+    overlap = Overlap(int((shared > 0).sum()), len(train) - len(kept), float(shared.mean()))
     if overlap.share > OVERLAP_LIMIT and not allow:
+        much = f"{overlap.test_rows} of {len(test)} test rows ({overlap.share:.1%}) also stand"
+        if running:
+            much = f"{overlap.share:.1%} of the test text also stands"
         raise InputError(
-            f"{twins} of {len(test)} test rows ({overlap.share:.1%}) also stand in the {what} data;"
-            f" above {OVERLAP_LIMIT:.0%} no result can be trusted. Split the data again, or say"
-            " 'allow_overlap: true' under data: to drop them from training and go on"
+            f"{much} in the {what} data; above {OVERLAP_LIMIT:.0%} no result can be trusted. Split the"
+            " data again, or say 'allow_overlap: true' under data: to drop it from training and go on"
         )
     return kept, overlap
 
 
 def hold_out(
-    rows: Sequence[dict[str, Any]], fraction: float
+    rows: Sequence[dict[str, Any]], fraction: float, group: Sequence[str] = ()
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Split off about ``fraction`` of the rows by content, so equal rows stay together."""
+    """Split off about ``fraction`` of the rows by content, so equal rows stay together.
+
+    So do rows that are the same in the columns ``group``; the fraction is then of such groups.
+    """
     kept: list[dict[str, Any]] = []
     held: list[dict[str, Any]] = []
     for row in rows:
-        value = int.from_bytes(content_key(row)[:8], "big") / 2**64
+        value = int.from_bytes(group_key(row, group)[:8], "big") / 2**64
         (held if value < fraction else kept).append(row)
     return kept, held
+
+
+def group_key(row: Row, group: Sequence[str]) -> bytes:
+    """What is the same for all rows of a group; without one every row is its own."""
+    return content_key({role: row[role] for role in group} if group else row)
 
 
 def check_classes(rows: Sequence[Row], labels: Sequence[str], where: str) -> None:
@@ -239,13 +286,14 @@ def _columns(
             role = task.answer
         if role not in roles:
             raise InputError(f"{task.name} has no '{role}' column; it has {', '.join(roles)}")
-        if column not in found and (labelled or role != task.answer):
+        if role == task.answer and not labelled:
+            continue
+        if column not in found:
             raise InputError(
                 f"{where} has no column '{column}'{nearest(column, found)}; it has"
                 f" {', '.join(map(str, found))}"
             )
-        if column in found:
-            mapping[role] = column
+        mapping[role] = column
     for role, candidates in task.default_columns.items():
         if role in mapping or (role == task.answer and not labelled):
             continue

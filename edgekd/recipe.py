@@ -38,6 +38,7 @@ from edgekd.sections import (
 RECORDS = {
     *("teacher", "student-no-kd", "data", "label", "objective", "untrained", "control-rate"),
     *("analysis", "shift", "tune", "stages", "partial", "seeds", "signals", "bundles"),
+    "rehearsal",
 }
 
 
@@ -72,7 +73,29 @@ class Recipe(Section):
             raise ValueError("the last of stages is the student; it has no task, and no tune")
         for stage, following in pairwise(self.stages):
             following.check_follows(stage)
+            if "control" in stage.distill.model_fields_set:
+                raise ValueError(
+                    f"'{stage.name}' has no control, which is of the last of stages alone; give"
+                    " control to the distill of that one"
+                )
         return self
+
+    def of(self, stage: Stage) -> Recipe:
+        """What one of ``stages`` is as a recipe of its own; without a task it has this one's rows."""
+        if not (stage.task and stage.teacher and stage.data):
+            own = {"name": stage.name, "student": stage.student, "distill": stage.distill}
+            return self.model_copy(update={**own, "stages": []})
+        return Recipe(
+            name=stage.name,
+            task=stage.task,
+            teacher=stage.teacher,
+            data=stage.data,
+            student=stage.student,
+            distill=stage.distill,
+            targets={},
+            profiles=[],
+            seed=self.seed,
+        )
 
     @model_validator(mode="after")
     def _served_lengths(self) -> Recipe:
@@ -143,17 +166,24 @@ def validate(values: dict[str, Any], where: str) -> Recipe:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise InputError(f"{where}: {_first_fault(error)}") from error
-    try:
-        methods = tasks.get(recipe.task).methods
-    except EdgekdError as error:
-        raise InputError(f"{where}: {error}") from error
-    method = recipe.distill.method
+    _check_objective(recipe, where)
+    for stage in recipe.stages[:-1]:
+        _check_objective(recipe.of(stage), f"{where}, stage '{stage.name}'")
     if recipe.task == "fill-mask" and recipe.targets:
         raise InputError(
             f"{where}: fill-mask is what a student learns before its task, and is not deployed; say"
             " 'targets: {}', or make it one of stages"
         )
-    top_k = recipe.distill.top_k
+    return recipe
+
+
+def _check_objective(recipe: Recipe, where: str) -> None:
+    """Refuse a task that there is not, and a method that it does not have."""
+    try:
+        methods = tasks.get(recipe.task).methods
+    except EdgekdError as error:
+        raise InputError(f"{where}: {error}") from error
+    method, top_k = recipe.distill.method, recipe.distill.top_k
     if top_k is not None and not tasks.get(recipe.task).over_vocabulary:
         raise InputError(f"{where}: distill.top_k is for vocabularies, not for {recipe.task}")
     if top_k is not None and method not in (None, methods[top_k == 0]):
@@ -163,7 +193,6 @@ def validate(values: dict[str, Any], where: str) -> Recipe:
             f"{where}: distill.method: '{method}' does not fit {recipe.task}"
             f"{nearest(method, methods)}; it has {', '.join(methods)}"
         )
-    return recipe
 
 
 def _expand(value: Any, path: Path) -> Any:

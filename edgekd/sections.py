@@ -99,13 +99,14 @@ class Distill(Training):
     soft_weight: Weight = 1.0
     hard_weight: Weight = 0.0
     hidden_weight: Weight = 0.0  # hidden states of matched layers
-    attention_weight: Weight = 0.0  # where the last layer looks
+    attention_weight: Weight = 0.0  # where the last layer looks, or those of layer_map
     relation_weight: Weight = 0.0  # MiniLM relations of the last layer
     embedding_weight: Weight = 0.0  # direction of the mean-pooled embedding
     contrastive_weight: Weight = 0.0  # which of the batch's embeddings is meant
     similarity_weight: Weight = 0.0  # how alike the batch's embeddings are to each other
     losses: dict[str, Term] = {}  # any others by name, and settings of all of them
-    layer_map: list[tuple[int, int]] | None = None  # (student, teacher), counted from 0
+    # Of hidden states and attention: (student, teacher), counted from 0.
+    layer_map: Annotated[list[tuple[int, int]], Field(min_length=1)] | None = None
     control: bool | Control = True  # train student-no-kd at the same budget
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,6 +47,37 @@ def test_a_block_alone_has_the_tokens_that_it_had_in_the_text() -> None:
 def test_short_texts_stay_rows_of_their_own() -> None:
     rows = [{"text": "hear me"}, {"text": "speak"}]
     assert blocks.cut(rows, ENCODER) == rows
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 400), st.integers(0, 300), st.integers(1, 90))
+def test_shared_runs_are_those_of_both_texts(seed: int, begin: int, size: int, step: int) -> None:
+    random = np.random.default_rng(seed)
+    ours, theirs = ("".join(random.choice(list("abcdeé世"), n)) for n in (900, 700))
+    theirs = theirs[:200] + ours[begin : begin + size].upper() + theirs[200:]
+
+    def rows(text: str, size: int) -> list[dict[str, str]]:
+        return [{"text": f" {text[i : i + size]}\n"} for i in range(0, len(text), size)]
+
+    mine, other = blocks.shared_runs(rows(ours, 50), rows(theirs, step))
+    if size < blocks.RUN:  # by chance the text around it may lengthen it, by a few characters
+        assert size > blocks.RUN - 20 or not (mine.any() or other.any())
+        return
+    expected = [np.zeros(900), np.zeros(700 + size)]
+    expected[0][begin : begin + size] = 1
+    expected[1][200 : 200 + size] = 1
+    for found, marks, width in zip((mine, other), expected, (50, step), strict=True):
+        shares = [marks[i : i + width].mean() for i in range(0, len(marks), width)]
+        lengths = [len(marks[i : i + width]) for i in range(0, len(marks), width)]
+        assert abs(np.dot(found - shares, lengths)) <= 20
+        assert (found >= np.array(shares) - 1e-12).all()
+
+
+def test_nothing_is_shared_with_a_text_shorter_than_a_run() -> None:
+    mine, other = blocks.shared_runs([{"text": TEXT}], [{"text": TEXT[:100]}])
+    assert mine.tolist() == other.tolist() == [0]
+    mine, other = blocks.shared_runs([], [{"text": TEXT}])
+    assert (len(mine), other.tolist()) == (0, [0])
 
 
 def test_a_vocabulary_larger_than_the_text_gives_is_refused() -> None:

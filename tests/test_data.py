@@ -85,6 +85,55 @@ def test_columns_by_name_by_role_and_without_labels(tmp_path: Path) -> None:
     assert data.read_rows(source, TEXT, {"text": "review"}, labelled=False) == [{"text": "good"}]
 
 
+def test_a_truth_that_is_not_asked_for_is_not_read_even_where_the_recipe_names_it(
+    tmp_path: Path,
+) -> None:
+    source = write(tmp_path / "x.csv", "text,category\ngood,praise\nbad,\n")
+    columns = {"label": "category"}
+    rows = [{"text": "good"}, {"text": "bad"}]
+    assert data.read_rows(source, TEXT, columns, labelled=False) == rows
+    with pytest.raises(InputError, match="row 2: the column 'category' is empty"):
+        data.read_rows(source, TEXT, columns)
+    story = tasks.get("text-generation")  # whose truth is the text
+    assert data.read_rows(source, story, {"label": "text"}, labelled=False) == rows
+
+
+@pytest.mark.parametrize(
+    ("role", "cell", "expected"),
+    [
+        ("labels", "joy anger", ["joy", "anger"]),
+        ("labels", '["joy", "quiet anger, held back"]', ["joy", "quiet anger, held back"]),
+        ("labels", " [] ", []),
+        ("labels", "[1, 0]", ["1", "0"]),
+        ("tags", "B-PER , $, O", ["B-PER", ",", "$,", "O"]),
+        ("tags", "[3, 0]", ["3", "0"]),
+        ("tokens", "well , then , go", ["well", ",", "then", ",", "go"]),
+        ("tokens", "[1]", ["[1]"]),
+        ("tokens", "[ see Grey, 1999 ]", ["[", "see", "Grey,", "1999", "]"]),
+        ("tokens", '["New York", "now"]', ["New York", "now"]),
+        ("labels", "sports, politics", None),
+        ("labels", "sports;politics", None),
+        ("labels", "['joy', 'anger']", None),  # as Python prints it
+        ("labels", '["joy", "anger"', None),
+        ("tags", "B-PER, O", None),
+        ("tags", "[0 1]", None),
+        ("tokens", "['New', 'York']", None),
+    ],
+)
+def test_a_list_in_a_cell_is_json_or_words(
+    tmp_path: Path, role: str, cell: str, expected: list[str] | None
+) -> None:
+    name = "text-classification/multi-label" if role == "labels" else "token-classification"
+    task = tasks.get(name)
+    record = dict.fromkeys(task.default_columns, "one") | {role: cell}
+    source = write(tmp_path / "x.jsonl", json.dumps(record))
+    if expected is not None:
+        assert data.read_rows(source, task)[0][role] == expected
+        return
+    with pytest.raises(InputError, match=f"row 1, column '{role}': .* neither a JSON list nor"):
+        data.read_rows(source, task)
+
+
 def test_images_from_folders_arrays_and_bytes(tmp_path: Path) -> None:
     import io
 
@@ -214,6 +263,35 @@ def test_holding_out_splits_by_content(values: list[str], fraction: float) -> No
     assert len(kept) + len(held) == len(rows)
     assert not {data.content_key(r) for r in kept} & {data.content_key(r) for r in held}
     assert data.hold_out(rows[::-1], fraction)[1] == held[::-1]
+
+
+def test_what_is_scored_together_is_held_out_together() -> None:
+    rows = [{"text": f"query {i // 10}", "text_pair": f"passage {i}"} for i in range(2000)]
+    kept, held = data.hold_out(rows, 0.1, ("text",))
+    assert not {row["text"] for row in kept} & {row["text"] for row in held}
+    assert len(held) % 10 == 0 and 100 <= len(held) <= 300  # a tenth of the 200 queries
+    scattered = data.hold_out(rows, 0.1)
+    assert {row["text"] for row in scattered[0]} & {row["text"] for row in scattered[1]}
+
+
+def test_running_text_is_compared_wherever_its_blocks_begin() -> None:
+    words = [f"word{i * 7919 % 10007}" for i in range(1400)]
+
+    def blocks_of(chosen: list[str], size: int = 10) -> list[dict[str, Any]]:
+        return [{"text": " ".join(chosen[i : i + size])} for i in range(0, len(chosen), size)]
+
+    test, other = blocks_of(words[:200]), words[400:]
+    moved = blocks_of(["One", "line", "more", *words[:200], *other])
+    assert data.drop_overlap(moved, test, allow=False)[1].share == 0  # block by block
+    with pytest.raises(InputError, match=r"100\.0% of the test text also stands in the training"):
+        data.drop_overlap(moved, test, allow=False, running=True)
+    kept, overlap = data.drop_overlap(moved, test, allow=True, running=True)
+    assert (overlap.test_rows, overlap.dropped, overlap.share) == (20, 21, 1)
+    assert kept == moved[21:]
+    # A quotation of some words is none, and short texts are the same as a whole.
+    quoted = blocks_of([*words[:10], *other])
+    assert data.drop_overlap(quoted[1:], test, allow=False, running=True)[0] == quoted[1:]
+    assert data.drop_overlap(quoted, test, allow=True, running=True)[1].share == 1 / 20
 
 
 def test_an_empty_class_is_named() -> None:

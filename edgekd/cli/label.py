@@ -18,7 +18,9 @@ def label(
         str | None, typer.Option(help="The task; read from the architecture by default.")
     ] = None,
     text: Annotated[str | None, typer.Option(help="The data's text column.")] = None,
-    dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
+    dtype: Annotated[
+        str | None, typer.Option(help="float16 or float32; what the task needs by default.")
+    ] = None,
     top_k: Annotated[
         int | None,
         typer.Option(min=0, help="Tokens of a distribution over a vocabulary; 0 keeps all."),
@@ -54,7 +56,7 @@ def label(
     from edgekd.pipeline.signals import signal_spec
     from edgekd.signals.store import SignalStore
 
-    if dtype not in ("float16", "float32"):
+    if dtype not in (None, "float16", "float32"):
         raise InputError(f"--dtype is float16 or float32, not '{dtype}'")
     if engine not in ("local", "ray"):
         raise InputError(f"--engine is local or ray, not '{engine}'")
@@ -69,7 +71,8 @@ def label(
         top_k = chosen.default_top_k if top_k is None else top_k
     elif top_k is not None:
         raise InputError(f"--top-k is for vocabularies, not for {chosen.name}")
-    store = SignalStore.open(out, signal_spec(loaded, chosen, dtype, top_k))
+    spec = signal_spec(loaded, chosen, dtype or chosen.signal_dtype, top_k)
+    store = SignalStore.open(out, spec)
     with ray_engine(workers, ray_address) if engine == "ray" else nullcontext(map) as mapped:
         new = label_into(store, loaded, rows, chosen, "label", engine=mapped)
     document: dict[str, Any] = {

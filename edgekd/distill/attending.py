@@ -7,7 +7,7 @@ whether that is the model's own attention is tried, never read off its name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,26 +41,33 @@ def attention(qkv: Tensor, heads: int, mask: Tensor | None, *, back_only: bool =
 
 
 def examine(
-    model: Any, heads: int, feeds: Mapping[str, Tensor], *, attentions: bool = False
+    model: Any,
+    heads: int,
+    feeds: Mapping[str, Tensor],
+    *,
+    attentions: bool = False,
+    layers: Sequence[int] = (-1,),
 ) -> bool:
     """Return whether positions of ``model`` see only themselves and those before them.
 
-    ``feeds`` is a batch whose longest row fills it. With ``attentions`` the last layer's own are
-    compared with :func:`attention` of its projections. Raises :class:`InputError` where they
+    ``feeds`` is a batch whose longest row fills it. With ``attentions`` those of ``layers`` are
+    compared with :func:`attention` of their projections. Raises :class:`InputError` where they
     differ, and for projections that are not found or not equally wide. The model is left as it was.
     """
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            with queries_keys_values(model) as read:
+            with queries_keys_values(model, *layers) as read:
                 whole = _states(model, feeds)
                 qkv = read()
             back_only = _unmoved_by_the_last(model, feeds, whole)
             if attentions:
                 mask = position_mask(feeds.get("attention_mask"), qkv)
-                made = attention(qkv, heads, mask, back_only=back_only)
-                _compare(model, made, _own(model, feeds), mask)
+                own = _own(model, feeds)
+                for layer, part in zip(layers, qkv.split(3, 2), strict=True):
+                    made = attention(part, heads, mask, back_only=back_only)
+                    _compare(model, made, own[layer] if own else None, mask)
     finally:
         model.train(training)
     return back_only
@@ -80,12 +87,11 @@ def _unmoved_by_the_last(model: Any, feeds: Mapping[str, Tensor], whole: Tensor)
     return torch.allclose(whole[:, :-1], _states(model, shorter), atol=TOLERANCE, rtol=TOLERANCE)
 
 
-def _own(model: Any, feeds: Mapping[str, Tensor]) -> Tensor | None:
-    """The last layer's attention as the model says it; only the eager form says any."""
+def _own(model: Any, feeds: Mapping[str, Tensor]) -> Sequence[Tensor] | None:
+    """Each layer's attention as the model says it; only the eager form says any."""
     with _eager(model):
-        found = model(**feeds, output_attentions=True).attentions
-    own: Tensor | None = found[-1] if found else None
-    return own
+        found: Sequence[Tensor] | None = model(**feeds, output_attentions=True).attentions
+    return found
 
 
 @contextmanager
@@ -102,15 +108,15 @@ def _compare(model: Any, made: Tensor, own: Tensor | None, mask: Tensor | None) 
     name, mend = type(model).__name__, "use relation_weight or hidden_weight"
     if own is None or own.shape != made.shape:
         raise InputError(
-            f"{name} does not say where its last layer looks, position by position, so attention"
-            f" cannot be transferred; {mend}"
+            f"{name} does not say where its layers look, position by position, so attention cannot"
+            f" be transferred; {mend}"
         )
     apart = (made - own).abs()
     if mask is not None:  # nobody asks where padding looks
         apart = apart * mask.to(apart.dtype)[:, None, :, None]
     if not float(apart.max()) <= TOLERANCE:
         raise InputError(
-            f"where the last layer of {name} looks does not follow from its queries and keys alone"
+            f"where a layer of {name} looks does not follow from its queries and keys alone"
             f" (rotary or relative positions, a window; up to {float(apart.max()):.2f} apart), so"
             f" attention cannot be transferred; {mend}"
         )

@@ -1,7 +1,8 @@
 """Widen a transfer set: variants of rows that the teacher will label.
 
 The variants keep the task's meaning roughly, not exactly, and carry no label: what they mean is
-for the teacher to say. Each is seeded by the content of its row, so the same row gives the same
+for the teacher to say. (Of a language model the text is the truth; the pipeline marks such rows as
+taught by the teacher alone.) Each is seeded by the content of its row, so the same row gives the same
 variants in any order and any run, and their signals are found in the store again.
 
 Text: Tang et al., "Distilling Task-Specific Knowledge from BERT into Simple Neural Networks",

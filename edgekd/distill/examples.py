@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from edgekd.distill.losses.hard import UNLABELLED
 from edgekd.preprocess import Preprocessor, Row, TextPreprocessor
+from edgekd.signals.keys import SOFT_ONLY
 from edgekd.signals.store import pad
 from edgekd.tasks import Task
 
@@ -47,7 +48,11 @@ class Examples(Dataset[int]):
 
     def _labels(self, task: Task, labels: Sequence[str]) -> list[Any]:
         """What the loss on labels reads of each row; unlabelled rows say so themselves."""
-        known = [i for i, row in enumerate(self.rows) if row.get(task.answer) is not None]
+        known = [
+            i
+            for i, row in enumerate(self.rows)
+            if row.get(task.answer) is not None and not row.get(SOFT_ONLY)
+        ]
         references = task.references([self.rows[i] for i in known], labels)
         read = [self.tokens[i] for i in known] if self.tokens else None
         targets = dict(zip(known, task.targets(references, read), strict=True))

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 def train_in_processes(count: int, model: nn.Module, job: Mapping[str, Any]) -> Outcome:
     """Call ``trainer.train(model, **job)`` in ``count`` processes; ``model`` has the weights after.
 
-    All of ``job`` must be picklable. Raises what a worker raised, :class:`InputError` where a
-    batch cannot be shared out, and :class:`EdgekdError` where a worker died.
+    All of ``job`` must be picklable. Raises what a worker raised, :class:`InputError` where there
+    are fewer GPUs than processes, and :class:`EdgekdError` where a worker died.
     """
-    _check(count, model)
+    _check(count)
     payload = _packed({"model": model, **job})  # in one piece: what is shared stays shared
     threads = max(torch.get_num_threads() // count, 1)
     with tempfile.TemporaryDirectory(prefix="edgekd-") as meeting:
@@ -73,12 +73,7 @@ def _rebuilt(kind: Any, config: Any, weights: Mapping[str, torch.Tensor]) -> nn.
     return model.eval()
 
 
-def _check(count: int, model: nn.Module) -> None:
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        raise InputError(
-            "the model has batch normalisation, which would see a part of each batch in each of"
-            f" {count} processes and so train another model; use processes: 1"
-        )
+def _check(count: int) -> None:
     if 0 < torch.cuda.device_count() < count:
         raise InputError(
             f"{count} processes need {count} GPUs, and there are {torch.cuda.device_count()}; lower"

@@ -33,8 +33,40 @@ def terms(settings: Distill, task: Task) -> tuple[dict[str, float], dict[str, di
     """Return weights above 0 and settings, both by the names of losses.
 
     Raises :class:`InputError` for a loss or a setting that there is not or that the task does not
-    have, with the nearest name, and for a loss that has two weights or none.
+    have, with the nearest name, for a loss that has two weights or none, and for a temperature or
+    a layer map that no loss reads.
     """
+    weights = _weights(settings, task)
+    unread = {"temperature", "layer_map"} - reads(settings, task)
+    own = task.temperature(None, task.method(settings.method, settings.top_k))
+    if "temperature" in unread and settings.temperature not in (None, own):
+        raise InputError(
+            f"distill.temperature softens none of this recipe's losses ({', '.join(weights)}); drop"
+            " it, or take a method that has one"
+        )
+    if "layer_map" in unread and settings.layer_map is not None:
+        raise InputError(
+            "distill.layer_map pairs layers for hidden_weight and attention_weight, and the recipe"
+            " has neither (relations are of the last layers by design); add one, or drop it"
+        )
+    chosen: dict[str, dict[str, Any]] = {}
+    for name in weights:
+        found = LOSSES[name]
+        if found.softened:
+            chosen[name] = {"temperature": task.temperature(settings.temperature, name)}
+        if name in settings.losses:
+            chosen[name] = chosen.get(name, {}) | _given(found, settings.losses[name].settings)
+    return weights, chosen
+
+
+def reads(settings: Distill, task: Task) -> set[str]:
+    """Which of ``temperature`` and ``layer_map`` matter to these settings' losses."""
+    weights = _weights(settings, task)
+    found = {"temperature"} if any(LOSSES[name].softened for name in weights) else set()
+    return found | ({"layer_map"} if weights.keys() & {"hidden", "attention"} else set())
+
+
+def _weights(settings: Distill, task: Task) -> dict[str, float]:
     method = task.method(settings.method, settings.top_k)
     weights = {method: settings.soft_weight, task.hard_loss: settings.hard_weight}
     for weight, loss in EXTRA_TERMS.items():  # one of them may be the method itself
@@ -57,16 +89,7 @@ def terms(settings: Distill, task: Task) -> tuple[dict[str, float], dict[str, di
                 f"distill.losses: '{name}' has settings but no weight; add weight: 1 to them"
             )
         weights[name] = weights.get(name) or term.weight or 0.0
-    weights = {name: weight for name, weight in weights.items() if weight}
-    chosen: dict[str, dict[str, Any]] = {}
-    for name in weights:
-        found = LOSSES[name]
-        # Cosines have a temperature of their own scale; the recipe's is that of logits.
-        if found.term == "soft" and "temperature" in found.settings():
-            chosen[name] = {"temperature": task.temperature(settings.temperature, name)}
-        if name in settings.losses:
-            chosen[name] = chosen.get(name, {}) | _given(found, settings.losses[name].settings)
-    return weights, chosen
+    return {name: weight for name, weight in weights.items() if weight}
 
 
 def _usable(task: Task, method: str) -> list[str]:

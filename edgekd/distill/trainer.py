@@ -39,6 +39,7 @@ PROJECTIONS = "objective.safetensors"  # what the losses own, beside the model i
 SHARES = "gradient-shares.json"
 NOT_INPUTS = frozenset({"labels", "places", "mask"})
 PROBE = 4  # rows on which a model shows which positions it reads
+_SCHEDULES = {"constant": "constant_with_warmup"}  # by their names in transformers
 COMPLETE = "complete"  # written into a checkpoint last: without it the checkpoint is not used
 
 
@@ -73,9 +74,10 @@ def train(
     What the objective owns (projections) is trained beside the model and dropped. The
     model comes back on the CPU, wherever it was trained. ``settings.processes`` of them are
     started and ended here, and what they are given is pickled. Raises :class:`InputError` where the loss
-    stops being finite.
+    stops being finite, and for what :func:`check_parts` refuses.
     """
     bf16 = in_bf16(settings.precision)
+    check_parts(model, settings)
     if settings.processes > 1 and not torch.distributed.is_initialized():
         job = {"examples": examples, "transfer": transfer, "settings": settings, "seed": seed}
         job |= {"folder": folder, "what": what, "steps": steps, "after_epoch": after_epoch}
@@ -94,7 +96,7 @@ def train(
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup,
-        lr_scheduler_type=settings.schedule,
+        lr_scheduler_type=_SCHEDULES.get(settings.schedule, settings.schedule),
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch_fused",
         bf16=bf16,  # weights and losses stay in fp32
@@ -148,6 +150,17 @@ def train(
         ],
         shares=trainer.shares or json.loads((folder / SHARES).read_text(encoding="utf-8")),
     )
+
+
+def check_parts(model: torch.nn.Module, settings: Training) -> None:
+    """Refuse batch normalisation where a batch is computed in parts: each has other statistics."""
+    batchwise = torch.nn.modules.batchnorm._BatchNorm
+    if settings.parts > 1 and any(isinstance(module, batchwise) for module in model.modules()):
+        raise InputError(
+            f"the model has batch normalisation, which would see one of {settings.parts} parts of"
+            " each batch at a time and so train another model; use processes: 1 and"
+            " gradient_accumulation: 1 (a smaller batch_size takes less memory, too)"
+        )
 
 
 def _narrowed(

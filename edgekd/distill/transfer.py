@@ -1,8 +1,8 @@
 """What a recipe's ``distill`` section asks for: the objective, and the signals it reads.
 
 Intermediate signals are read from the models as they run, teacher and student alike: hidden
-states of matched layers, the queries, keys and values of the last one, the mean-pooled
-embedding. Nothing is added to either model, so nothing of it can reach an export.
+states of matched layers, the queries, keys and values of the last one or of matched ones, the
+mean-pooled embedding. Nothing is added to either model, so nothing of it can reach an export.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgekd.distill.attending import attention, examine
 from edgekd.distill.examples import PER_TOKEN
-from edgekd.distill.losses.hidden import layer_map
+from edgekd.distill.losses.hidden import LayerMap, layer_map
 from edgekd.distill.losses.objective import Objective
 from edgekd.distill.losses.registry import LOSSES
 from edgekd.distill.losses.taps import queries_keys_values
@@ -64,7 +64,8 @@ class Taps:
     """Which intermediate signals are read, and from which of a model's layers."""
 
     wanted: frozenset[str]  # of hidden_states, attentions, qkv, embedding
-    layers: tuple[int, ...] = ()  # counted from 0
+    layers: tuple[int, ...] = ()  # whose hidden states; counted from 0
+    attended: tuple[int, ...] = (-1,)  # whose queries, keys and values; relations read the first
     heads: int = 1
     back_only: bool = False  # a position sees only itself and those before it
 
@@ -77,11 +78,12 @@ class Taps:
     def on(self, model: nn.Module) -> Iterator[Callable[[Any, Mapping[str, Tensor]], Any]]:
         """Yield ``read(outputs, feeds) -> {name: tensor}`` for the model's last forward pass.
 
-        hidden_states [batch, positions, layers, width], qkv [batch, positions, 3, width],
-        attentions a list with [batch, heads, positions, positions], embedding [batch, width].
+        hidden_states [batch, positions, layers, width], qkv [batch, positions, 3 per layer, width],
+        attentions a list of [batch, heads, positions, positions], embedding [batch, width].
         """
         needs_qkv = "qkv" in self.stored
-        with queries_keys_values(model) if needs_qkv else nullcontext() as read_qkv:
+        taps = queries_keys_values(model, *self.attended) if needs_qkv else nullcontext()
+        with taps as read_qkv:
 
             def read(outputs: Any, feeds: Mapping[str, Tensor]) -> dict[str, Any]:
                 states = outputs.hidden_states
@@ -101,7 +103,10 @@ class Taps:
         found: dict[str, Any] = {"qkv": qkv}
         if "attentions" in self.wanted:
             real = position_mask(mask, qkv)
-            found["attentions"] = [attention(qkv, self.heads, real, back_only=self.back_only)]
+            found["attentions"] = [
+                attention(layer, self.heads, real, back_only=self.back_only)
+                for layer in qkv.split(3, 2)
+            ]
         return found
 
 
@@ -139,10 +144,13 @@ def plan(
     *,
     classes: int | None = None,
     parts: int = 1,
+    matched: LayerMap | None = None,
     probe: Probe | None = None,
 ) -> Transfer:
     """Turn the weights of a recipe into an objective; refuse what cannot work, before training.
 
+    ``matched`` are the pairs of layers whose hidden states are compared where the recipe maps none;
+    attention is then the last layer's, as in MiniLM. Relations are of the last layer always.
     ``probe`` gives a few rows as teacher and student read them, on which each shows how it
     attends; without it both are taken to attend like BERT. Raises :class:`InputError` for weights
     that sum to nothing, a layer map past either model, a loss on two classes that needs more,
@@ -153,24 +161,29 @@ def plan(
         objective = Objective(weights, chosen, classes=classes, parts=parts)
         return Transfer(objective, Taps(frozenset()), Taps(frozenset()))
     ours, theirs = Shape.of(student), Shape.of(teacher)
-    pairs = layer_map(ours.layers, theirs.layers, settings.layer_map)
+    given = settings.layer_map
+    pairs = layer_map(ours.layers, theirs.layers, matched if given is None else given)
+    last = [(-1, -1)]
+    mapped = pairs if given and "attention" in weights else last
+    before = last if "relation" in weights and mapped != last else []
+    read, seen = (tuple(zip(*each, strict=True)) for each in (pairs, [*before, *mapped]))
     widths = {"student_width": ours.width, "teacher_width": theirs.width}
     # Only the mapped layers are read, so the loss counts them from 0.
     options: dict[str, dict[str, Any]] = {
         "hidden": {"layers": [(i, i) for i in range(len(pairs))], **widths},
-        "attention": {"layers": [(0, 0)]},
+        "attention": {"layers": [(i, i) for i in range(len(before), len(seen[0]))]},
         **{name: widths for name in EMBEDDINGS},
     }
     reads = {name.removeprefix("teacher.") for loss in weights for name in LOSSES[loss].reads}
     wanted = INTERMEDIATE & reads - {*task.outputs}
-    back_only = _back_only(wanted, (teacher, student), (theirs.heads, ours.heads), probe)
+    back_only = _back_only(wanted, (teacher, student), (theirs.heads, ours.heads), mapped, probe)
     heads = _relation_heads(chosen.get("relation", {}).get("heads"), ours.width, theirs.width)
     options["relation"] = {"heads": heads, "back_only": any(back_only)}
     options = {name: {**options.get(name, {}), **chosen.get(name, {})} for name in weights}
     return Transfer(
         Objective(weights, options, classes=classes, parts=parts),
-        Taps(wanted, tuple(s for s, _ in pairs), ours.heads, back_only[1]),
-        Taps(wanted, tuple(t for _, t in pairs), theirs.heads, back_only[0]),
+        Taps(wanted, read[0], seen[0], ours.heads, back_only[1]),
+        Taps(wanted, read[1], seen[1], theirs.heads, back_only[0]),
     )
 
 
@@ -178,15 +191,17 @@ def _back_only(
     wanted: frozenset[str],
     models: tuple[nn.Module, nn.Module],
     heads: tuple[int, int],
+    mapped: LayerMap,
     probe: Probe | None,
 ) -> tuple[bool, bool]:
     """Whether teacher and student see only what comes before; refuse what they cannot compare."""
     attentions = "attentions" in wanted
     if probe is None or not (attentions or "qkv" in wanted):
         return False, False
+    seen = [t for _, t in mapped], [s for s, _ in mapped]
     teacher, student = (
-        examine(model, count, feeds, attentions=attentions)
-        for model, count, feeds in zip(models, heads, probe(), strict=True)
+        examine(model, count, feeds, attentions=attentions, layers=layers)
+        for model, count, feeds, layers in zip(models, heads, probe(), seen, strict=True)
     )
     if attentions and teacher != student:
         raise InputError(

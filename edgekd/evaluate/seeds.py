@@ -70,7 +70,9 @@ def gain(
     widened = centre + np.sqrt(count / (count - 1)) * (over_seeds - centre)
     found = _percentile(whole.mean(), widened)
     stretch = _stretch(float(centre.var()), float(whole.var(ddof=1)) / count, count)
-    low, high = (found.value + stretch * (end - found.value) for end in (found.ci_low, found.ci_high))
+    low, high = (
+        found.value + stretch * (end - found.value) for end in (found.ci_low, found.ci_high)
+    )
     return Estimate(found.value, low, high)
 
 

@@ -76,8 +76,10 @@ def tune(recipe: Recipe, source: Path, out: Path) -> dict[str, Any]:
     a study found is taken up by :func:`run` where the recipe has a ``tune`` section.
     """
     with _locked(out, shared=True) as lock:
+        settings = recipe.tune or Tune()
+        recipe = recipe.model_copy(update={"tune": settings})
         context = Context(recipe, Run(out), source.resolve().parent)
-        return dict(_tuned(context, recipe.tune or Tune(), source, lock).result)
+        return dict(_tuned(context, settings, source, lock).result)
 
 
 def _tuned(context: Context, settings: Tune, source: Path, lock: IO[str]) -> Done:
@@ -97,8 +99,9 @@ def _tuned(context: Context, settings: Tune, source: Path, lock: IO[str]) -> Don
 
 def _labelled(context: Context) -> Done:
     """Read the rows, fit the teacher where there is none, and run it once over them."""
-    learn.check_student(context)
+    stages.check(context)
     rows = learn.read(context)
+    stages.rehearse(context, rows)
     return learn.label(context, rows, learn.fit_teacher(context, rows))
 
 

@@ -17,6 +17,7 @@ from edgekd.pipeline.stage import Run, content
 from edgekd.preprocess import Row
 from edgekd.recipe import Recipe
 from edgekd.sections import Control
+from edgekd.signals.keys import SOFT_ONLY
 
 if TYPE_CHECKING:
     from edgekd.models import LoadedModel
@@ -97,8 +98,15 @@ class Context:
 
     @cached_property
     def _train_and_overlap(self) -> tuple[list[dict[str, Any]], data.Overlap]:
-        rows = self._named(self._read(self.recipe.data.train))
-        return data.drop_overlap(rows, self.test, allow=self.recipe.data.allow_overlap)
+        return self._apart(self._named(self._read(self.recipe.data.train)), self.test, "training")
+
+    def _apart(
+        self, rows: list[dict[str, Any]], judged: Sequence[Row], what: str, *, allow: bool = False
+    ) -> tuple[list[dict[str, Any]], data.Overlap]:
+        """``rows`` without what also stands in ``judged``; refuse much of it, or ``allow`` it."""
+        allow = allow or self.recipe.data.allow_overlap
+        running = self.task.over_vocabulary
+        return data.drop_overlap(rows, judged, allow=allow, what=what, running=running)
 
     @property
     def top_k(self) -> int:
@@ -115,13 +123,18 @@ class Context:
 
     @property
     def chooses(self) -> bool:
-        """Whether something is chosen by score, which needs rows that nothing is trained on."""
-        recipe = self.recipe
-        epochs = [recipe.distill, *([] if recipe.teacher.model else [recipe.teacher.fit])]
+        """Whether something is chosen by score, which needs rows that nothing is trained on.
+
+        So do trials (``tune``), where the teacher is fitted here: it must not know those rows.
+        """
+        recipe, fitted = self.recipe, self.recipe.teacher.model is None
+        trainings = [recipe.distill, *(s.distill for s in recipe.stages if s.task is None)]
+        epochs = [*trainings, *([recipe.teacher.fit] if fitted else [])]
         return (
             any("auto" in target.precisions for target in recipe.targets.values())
             or any(training.keep == "best" for training in epochs)
             or isinstance(recipe.distill.control, Control)
+            or (recipe.tune is not None and fitted)
         )
 
     @cached_property
@@ -131,10 +144,17 @@ class Context:
         if self.recipe.data.selection:
             chosen_on = self._named(self._read(self.recipe.data.selection))
             # Choosing on test rows would make the test data choose.
-            allow = self.recipe.data.allow_overlap
-            chosen_on = data.drop_overlap(chosen_on, self.test, allow=allow, what="selection")[0]
-            return data.drop_overlap(rows, chosen_on, allow=True)[0], chosen_on
-        return hold_out(rows) if self.chooses else (rows, [])
+            chosen_on = self._apart(chosen_on, self.test, "selection")[0]
+            return self._apart(rows, chosen_on, "training", allow=True)[0], chosen_on
+        if not self.chooses:
+            return rows, []
+        kept, held = hold_out(rows, self.task)
+        if not (kept and held):  # of two queries, say
+            raise InputError(
+                f"the {len(rows)} training rows are too few to hold some out to choose on; give"
+                " data.selection"
+            )
+        return kept, held
 
     @property
     def selection(self) -> list[dict[str, Any]]:
@@ -156,12 +176,15 @@ class Context:
 
     @cached_property
     def unlabelled(self) -> list[dict[str, Any]]:
-        """Rows that only the teacher labels, without those that the test data holds."""
+        """Rows that only the teacher labels, without those that the test data holds.
+
+        Where the text is the truth it is not learned from either: the control never sees it.
+        """
         source, augment = self.recipe.data.unlabelled, self.recipe.data.augment
         rows = self._read(source, labelled=False) if source else []
-        allow = self.recipe.data.allow_overlap
-        rows = data.drop_overlap(rows, self.test, allow=allow, what="unlabelled")[0]
-        rows = data.drop_overlap(rows, self.selection, allow=True)[0] if self.selection else rows
+        rows = self._apart(rows, self.test, "unlabelled")[0]
+        if self.selection:
+            rows = self._apart(rows, self.selection, "unlabelled", allow=True)[0]
         if augment:
             from edgekd.distill.augment import widen
 
@@ -174,7 +197,7 @@ class Context:
                 seed=self.recipe.seed,
                 mask_token=self.encoder.mask_token if self._reads_text else None,
             )
-        return rows
+        return [{**row, SOFT_ONLY: True} for row in rows] if self.task.over_vocabulary else rows
 
     @property
     def _reads_text(self) -> bool:
@@ -266,14 +289,16 @@ class Context:
 
 
 def hold_out(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, Any]], task: tasks.Task
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Split off what a choice is made on: a tenth, and of few rows up to a fifth.
 
-    On nine rows the first model that has them all right would be chosen.
+    On nine rows the first model that has them all right would be chosen. Rows that the task
+    scores together stay together, and count as one.
     """
-    least = min(LEAST_HELD_OUT / max(len(rows), 1), 2 * HELD_OUT)
-    return data.hold_out(rows, max(HELD_OUT, least))
+    count = len({data.group_key(row, task.group) for row in rows})
+    least = min(LEAST_HELD_OUT / max(count, 1), 2 * HELD_OUT)
+    return data.hold_out(rows, max(HELD_OUT, least), task.group)
 
 
 def spread(rows: Sequence[Row], count: int) -> list[Row]:

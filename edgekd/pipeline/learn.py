@@ -110,29 +110,10 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
         )
 
     def make(scratch: Path) -> Mapping[str, Any]:
-        import torch
-
-        from edgekd import models
-
-        labels = rows.result["labels"]
-        torch.manual_seed(context.recipe.seed)  # a base model gets a fresh head
-        if spec.base is not None:
-            where, length = context.locate(spec.base), context.recipe.data.max_length
-            teacher = models.load(
-                where, context.task, revision=spec.revision, max_length=length, labels=labels
-            )
-        else:
-            from edgekd.processors import fresh_preprocessor
-
-            config = spec.config or {}
-            fresh = not spec.vocabulary
-            encoder = fresh_preprocessor(context.train, config) if fresh else context.encoder
-            encoder = context.task.prepare(encoder)
-            seed = context.recipe.seed
-            teacher = models.from_config(spec.config or {}, context.task, encoder, labels, seed)
+        teacher = untaught(context)
         shape.check(context, teacher)
-        if not context.recipe.stages:
-            _check_objective(context, teacher)
+        if not context.recipe.stages:  # theirs were rehearsed
+            plan_untrained(context, teacher)
         _cut_off(context, teacher, context.train, "teacher")
         return train(context, teacher, spec.fit, scratch, "teacher", context.recipe.seed)
 
@@ -145,11 +126,30 @@ def fit_teacher(context: Context, rows: Done) -> Done | None:
     return context.run.stage("teacher", depends, TRAINING, make, output="teacher")
 
 
+def untaught(context: Context) -> LoadedModel:
+    """The teacher as it is before :func:`fit_teacher`, which a fine-tuned one does not need."""
+    import torch
+
+    from edgekd import models
+    from edgekd.processors import fresh_preprocessor
+
+    spec, task, labels = context.recipe.teacher, context.task, list(context.labels)
+    if spec.model is not None:
+        return context.teacher
+    torch.manual_seed(context.recipe.seed)  # a base model gets a fresh head
+    if spec.base is not None:
+        where, length = context.locate(spec.base), context.recipe.data.max_length
+        return models.load(where, task, revision=spec.revision, max_length=length, labels=labels)
+    config = spec.config or {}
+    encoder = context.encoder if spec.vocabulary else fresh_preprocessor(context.train, config)
+    return models.from_config(config, task, task.prepare(encoder), labels, context.recipe.seed)
+
+
 def label(context: Context, rows: Done, fitted: Done | None, name: str = "label") -> Done:
     """Run the teacher once over every row and keep what it said; check that it knows the task.
 
     Test rows are kept in float32, for what is retained is computed from them; the rows that the
-    student learns from in float16.
+    student learns from in the task's own dtype, mostly float16.
     """
     recipe = context.recipe
     whose = name.removeprefix("label-") if context.judge else "teacher"
@@ -168,7 +168,7 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         source = None if context.judge else recipe.teacher.model  # an assistant was trained here
         vocabulary = getattr(teacher.model.config, "vocab_size", 0)
         preflight.teacher_knows(context.task, said, references, labels, source, vocabulary)
-        label_rows(context, context.learned, learned_from, "float16")
+        label_rows(context, context.learned, learned_from, context.task.signal_dtype)
         return {
             "params": teacher.parameters,
             "revision": teacher.revision,
@@ -177,6 +177,7 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
             "evaluation": evaluate(context.task, labels, said, references).to_dict(),
             "longest": context.longest_row or 0,
             "cut": cut,
+            "frequency": preflight.by_frequency(context.task, said, context.train, teacher),
         }
 
     depends = {
@@ -186,8 +187,9 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         "revision": recipe.teacher.revision,
     }
     done = context.run.stage(name, depends, (*MODELS, "edgekd.signals"), make)
-    if warning := preflight.cut_off(done.result["cut"], whose):
-        context.warn(warning)
+    for warning in (preflight.cut_off(done.result["cut"], whose), preflight.dull(done.result)):
+        if warning:
+            context.warn(warning)
     return done
 
 
@@ -205,7 +207,7 @@ def check_objective(context: Context, labelled: Done) -> Done:
     """Refuse what the student cannot be taught by, before its control is trained."""
 
     def make(scratch: Path) -> Mapping[str, Any]:
-        _check_objective(context, context.teacher)
+        plan_untrained(context, context.teacher)
         return {}
 
     recipe = context.recipe
@@ -213,13 +215,13 @@ def check_objective(context: Context, labelled: Done) -> Done:
     return context.run.stage("objective", depends, TRAINING, make)
 
 
-def _check_objective(context: Context, teacher: LoadedModel) -> None:
-    """Plan the objective for ``teacher``, which may not have been fitted yet."""
+def plan_untrained(context: Context, teacher: LoadedModel) -> LoadedModel:
+    """Plan the objective for ``teacher``, which may not have been fitted yet; return the student."""
     trial = copy.copy(context)
     trial.__dict__["teacher"] = teacher
-    rows = [*context.train, *context.unlabelled]
-    settings = context.recipe.distill
-    plan(trial, settings, fresh_student(trial, rows, context.recipe.seed))
+    student = fresh_student(trial, [*context.train, *context.unlabelled], context.recipe.seed)
+    plan(trial, context.recipe.distill, student)
+    return student
 
 
 def assistant(context: Context, labelled: Done, name: str) -> Done:
@@ -307,11 +309,12 @@ def fresh_student(
 
     from edgekd.distill.student import build
 
-    torch.manual_seed(seed)  # student and control start from the same weights
     spec = spec or shape.resolve(context, rows).student
     if spec.model is not None:
         spec = spec.model_copy(update={"model": context.locate(spec.model)})
-    return build(spec, context.teacher, context.task, rows, context.max_length or 0, seed)
+    teacher, length = context.teacher, context.max_length or 0  # loading may draw random numbers
+    torch.manual_seed(seed)  # student and control start from the same weights
+    return build(spec, teacher, context.task, rows, length, seed)
 
 
 def _student(
@@ -376,22 +379,3 @@ def _depends(
 
 def _memory_bytes(model: LoadedModel) -> int:
     return sum(p.numel() * p.element_size() for p in model.model.parameters())
-
-
-def check_student(context: Context) -> None:
-    """Refuse an impossible student before anything is trained."""
-    recipe = context.recipe
-    if "bf16" in (recipe.distill.precision, recipe.teacher.fit.precision):
-        from edgekd.distill.precision import in_bf16
-
-        in_bf16("bf16")
-    for distill in (recipe.distill, *(stage.distill for stage in recipe.stages if not stage.task)):
-        if distill.losses:
-            from edgekd.distill.terms import terms
-
-            terms(distill, context.task)
-    if context.recipe.student.vocabulary == "trim" and not context.task.default_columns.keys() & {
-        "text",
-        "tokens",
-    }:
-        raise InputError("student.vocabulary: trim needs a text task; drop the key")

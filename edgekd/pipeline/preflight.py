@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from edgekd.audio import AudioPreprocessor
 from edgekd.errors import InputError
 from edgekd.preprocess import Preprocessor, Row, TextPreprocessor
 from edgekd.tasks import Task
+
+if TYPE_CHECKING:
+    from edgekd.models import LoadedModel
 
 NEAR_CHANCE = 0.1  # of the way from guessing to perfect
 SWAPPED = 0.5  # share of a class's rows that the teacher gives to one other class
@@ -121,6 +124,38 @@ def _against_uniform(
     return (
         f"has a {metric.name} of {perplexity:,.0f} on the test rows, and knowing nothing one of"
         f" {vocabulary:,}"
+    )
+
+
+def by_frequency(
+    task: Task, outputs: Mapping[str, Any], rows: Sequence[Row], teacher: LoadedModel
+) -> float | None:
+    """Perplexity, on the tokens that ``outputs`` answered, of knowing how frequent each token is.
+
+    Frequencies are those of ``rows``, with one added to every count (Laplace's rule). None where
+    the answers are not tokens.
+    """
+    if not task.over_vocabulary:
+        return None
+    counts = np.ones(int(teacher.model.config.vocab_size))  # type: ignore[union-attr, arg-type]
+    for encoding in teacher.preprocessor.tokens(rows):  # type: ignore[attr-defined]
+        np.add.at(counts, encoding.ids, 1)
+    truth = np.asarray(outputs["truth"])[np.asarray(outputs["mask"]) > 0]
+    return float(np.exp(-np.log(counts / counts.sum())[truth].mean()))
+
+
+def dull(labelled: Mapping[str, Any]) -> str | None:
+    """The warning where a teacher of language knows no more than how frequent each token is."""
+    frequency = labelled["frequency"]
+    if frequency is None:
+        return None
+    perplexity = labelled["evaluation"]["metrics"]["perplexity"]
+    if perplexity < frequency:
+        return None
+    return (
+        f"the teacher's perplexity on the test rows is {perplexity:,.0f}, and that of knowing only"
+        f" how frequent each token is {frequency:,.0f}: it has nothing to teach yet; fit it longer or"
+        " at a higher learning rate, or take one that was trained as a language model"
     )
 
 

@@ -80,18 +80,19 @@ def signal_spec(
 
 
 def intermediate_spec(teacher: LoadedModel, taps: Taps) -> SignalSpec:
-    """Per token: matched hidden states [layers, width], queries, keys and values [3, width]."""
+    """Per token: matched hidden states [layers, width]; queries, keys, values [3 per layer, width]."""
     from edgekd.distill.transfer import Shape
     from edgekd.signals.store import Field, SignalSpec
 
     width = Shape.of(teacher.model).width
     shapes: dict[str, tuple[int | None, ...]] = {
         "hidden_states": (None, len(taps.layers), width),
-        "qkv": (None, 3, width),
+        "qkv": (None, 3 * len(taps.attended), width),
         "embedding": (width,),
     }
     fields = {name: Field("float16", shapes[name]) for name in sorted(taps.stored)}
-    description = json.dumps({**teacher.preprocessor.describe(), "layers": taps.layers})
+    places = {"layers": taps.layers, "attended": taps.attended}
+    description = json.dumps({**teacher.preprocessor.describe(), **places})
     return SignalSpec(teacher.revision, description, fields)
 
 
@@ -104,7 +105,7 @@ def truth(context: Context, rows: Sequence[Row]) -> list[Any]:
     found = first.task.references(rows, list(first.labels))
     if any(reference is not None for reference in found):
         return found
-    said = label_rows(first, first.learned, rows, "float16").get(keys_of(rows))
+    said = label_rows(first, first.learned, rows, first.task.signal_dtype).get(keys_of(rows))
     return list(first.task.truth(found, {name: filled(values) for name, values in said.items()}))
 
 
@@ -135,7 +136,8 @@ class Stored:
 
 def stored(context: Context, rows: Sequence[Row], taps: Taps) -> Signals:
     """Read rows' signals by position: the logits, and what the objective matches beside them."""
-    stores = [label_rows(context, context.learned, rows, "float16")]  # a damaged shard: anew
+    dtype = context.task.signal_dtype
+    stores = [label_rows(context, context.learned, rows, dtype)]  # a damaged shard: anew
     if taps.stored:
         stores.append(_label_intermediate(context, rows, taps))
     return Stored(keys_of(rows), stores)

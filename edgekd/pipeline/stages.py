@@ -9,14 +9,18 @@ by itself; its weights are what the next stage's student starts from.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+from edgekd import tasks
+from edgekd.errors import InputError
 from edgekd.pipeline import learn
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done, Run
-from edgekd.recipe import Recipe
 from edgekd.sections import Stage, Student, Teacher
 
 _ROWS = ("test", "_train_and_overlap", "_split", "unlabelled", "labels")  # of every stage alike
@@ -30,6 +34,55 @@ class Passed:
     alone: Context  # of the control: the same student, of models that learned nothing
     labelled: Done  # what the last assistant said
     models: dict[str, Done]  # the assistants, by name
+
+
+def check(context: Context) -> None:
+    """Refuse what a recipe alone says cannot be trained, of every stage, before any row is read."""
+    from edgekd.distill.precision import in_bf16
+    from edgekd.distill.terms import terms
+
+    recipe = context.recipe
+    each: list[Stage | None] = [*recipe.stages] or [None]
+    for stage in each:
+        own = recipe.of(stage) if stage else recipe
+        task = tasks.get(own.task)
+        reads_text = task.default_columns.keys() & {"text", "tokens"}
+        with _named(stage):
+            if "bf16" in (own.distill.precision, own.teacher.fit.precision):
+                in_bf16("bf16")
+            terms(own.distill, task)
+            if own.student.vocabulary == "trim" and not reads_text:
+                raise InputError("student.vocabulary: trim needs a text task; drop the key")
+
+
+def rehearse(context: Context, rows: Done) -> None:
+    """Refuse what a stage cannot be taught by before any is: plan each on untrained models."""
+    stages = context.recipe.stages
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        teacher, start = learn.untaught(context), None
+        for stage in stages:
+            with _named(stage):
+                if stage.task is not None:
+                    inner = _inner(context, stage)
+                    student = learn.plan_untrained(inner, learn.untaught(inner))
+                    start = str(scratch / stage.name)
+                    student.save(Path(start))
+                    continue
+                spec = _starting(stage, start) if start else stage.student
+                here = _follow(context, context, student=spec, distill=stage.distill)
+                teacher, start = learn.plan_untrained(here, teacher), None
+        return {}
+
+    depends = {
+        "rows": rows,
+        "stages": [stage.model_dump() for stage in stages],
+        "teacher": context.recipe.teacher.model_dump(),
+        "model": context.identity(context.recipe.teacher.model or context.recipe.teacher.base),
+        "seed": context.recipe.seed,
+    }
+    if stages:
+        context.run.stage("rehearsal", depends, learn.TRAINING, make)
 
 
 def before_student(context: Context, labelled: Done) -> Passed:
@@ -82,19 +135,7 @@ def steps(context: Context) -> dict[str, int]:
 
 def _language(context: Context, stage: Stage) -> Context:
     """Distil a stage that has a task and rows of its own, in a run directory inside this one's."""
-    assert stage.task and stage.teacher and stage.data  # the recipe was read so
-    recipe = Recipe(
-        name=stage.name,
-        task=stage.task,
-        teacher=stage.teacher,
-        data=stage.data,
-        student=stage.student,
-        distill=stage.distill,
-        targets={},
-        profiles=[],
-        seed=context.recipe.seed,
-    )
-    inner = Context(recipe, Run(context.run.path / stage.name), context.beside)
+    inner = _inner(context, stage)
     inner.run.path.mkdir(exist_ok=True)
     rows = learn.read(inner)
     labelled = learn.label(inner, rows, learn.fit_teacher(inner, rows))
@@ -105,6 +146,11 @@ def _language(context: Context, stage: Stage) -> Context:
     return inner
 
 
+def _inner(context: Context, stage: Stage) -> Context:
+    """The run that a stage with a task is by itself."""
+    return Context(context.recipe.of(stage), Run(context.run.path / stage.name), context.beside)
+
+
 def _follow(first: Context, context: Context, **sections: Any) -> Context:
     """One stage: other ``sections``, the same rows, judged by the ``first`` one's teacher."""
     recipe = context.recipe.model_copy(update={**sections, "stages": []})
@@ -112,6 +158,15 @@ def _follow(first: Context, context: Context, **sections: Any) -> Context:
     for name in _ROWS:
         found.__dict__[name] = getattr(first, name)
     return found
+
+
+@contextmanager
+def _named(stage: Stage | None) -> Iterator[None]:
+    """Say which ``stage`` it is that is refused."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"stage '{stage.name}': {error}" if stage else str(error)) from error
 
 
 def _starting(stage: Stage, model: str) -> Student:

@@ -109,11 +109,10 @@ def student_steps(context: Context) -> int:
 
 def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
     """The objective, refused here where it cannot work: nothing has been trained yet."""
-    from edgekd.distill import transfer
+    from edgekd.distill import trainer, transfer
 
     teacher, copied = context.teacher, shape.copied_layers(context, student)
-    if copied and settings.layer_map is None:  # each copied layer against its original
-        settings = settings.model_copy(update={"layer_map": list(enumerate(copied))})
+    trainer.check_parts(student.model, settings)
     if context.task.over_vocabulary and not preflight.same_vocabulary(
         teacher.preprocessor, student.preprocessor
     ):
@@ -129,12 +128,13 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
         student.model,
         classes=len(teacher.labels) or None,
         parts=settings.parts,
+        matched=list(enumerate(copied)) if copied else None,  # each with its original
         probe=lambda: (_feeds(context, teacher), _feeds(context, student)),
     )
     per_token = found.teacher.stored & {"hidden_states", "qkv"}
     spans = context.task.name == "question-answering"  # whose places are the tokens themselves
     if (per_token or spans) and not preflight.same_tokens(
-        teacher.preprocessor, student.preprocessor, context.train
+        teacher.preprocessor, student.preprocessor, [*context.train, *context.unlabelled]
     ):
         raise InputError(
             "the student cuts texts into other tokens than the teacher, so they cannot be matched"

@@ -2,13 +2,15 @@
 
 A trial trains the student with one setting on what the teacher said, which the signal store
 holds, and is scored after each epoch on labelled rows that no trial learns from: the recipe's
-selection rows, or a tenth of its training rows. The test rows take no part. What was chosen is
-then trained on every row by :func:`edgekd.pipeline.run`, as if the recipe had said so.
+selection rows, or a tenth of its training rows. A teacher that the run fits does not learn from
+them either. The test rows take no part. What was chosen is then trained on every training row by
+:func:`edgekd.pipeline.run`, as if the recipe had said so.
 """
 
 from __future__ import annotations
 
 import copy
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from edgekd import data
+from edgekd import data, tasks
 from edgekd.errors import InputError, nearest
 from edgekd.pipeline import learn
 from edgekd.pipeline.context import Context, hold_out
@@ -108,7 +110,7 @@ class Tuning:
     def held_out(self) -> Sequence[Row]:
         """Labelled rows that score a trial: none of them is learned from in one."""
         context = self.context
-        held = context.selection or hold_out(context.train)[1]
+        held = context.selection or hold_out(context.train, context.task)[1]
         if not held:
             raise InputError(
                 f"tune: no rows are left to choose on ({len(context.train)} training rows); give"
@@ -122,7 +124,7 @@ class Tuning:
         context = self.context
         if not context.selection:  # nor are variants of what is held out for the trials alone
             context = copy.copy(context)
-            context.__dict__["_split"] = hold_out(context.train)
+            context.__dict__["_split"] = hold_out(context.train, context.task)
             context.__dict__.pop("unlabelled", None)
         every = [*context.train, *context.unlabelled]
         rows = data.drop_overlap(every, self.held_out, allow=True)[0]
@@ -158,6 +160,8 @@ class Tuning:
                     f"tune.space.method: '{method}' does not fit {self.context.recipe.task}"
                     f"{nearest(str(method), known)}; it has {', '.join(known)}"
                 )
+        if "temperature" in self.space and not _softened(self.context, self.space):
+            raise InputError("tune.space.temperature: no method that is tried has one; drop it")
         self.study.join()
 
     def score(self, number: int, values: Mapping[str, Any], report: Report) -> bool:
@@ -182,12 +186,17 @@ class Tuning:
         scores: list[float] = []
         said: dict[str, np.ndarray] = {}
         fell_behind = False
+        sign = -1 if self.metric.lower_is_better else 1
 
         def after_epoch(epoch: int) -> bool:
             nonlocal said, fell_behind
-            said = predict(student, self.held_out, trial.task, f"score trial {number}")
-            decoded = trial.task.decode(said, list(student.labels))
-            scores.append(self.metric(decoded, self.references))
+            now = predict(student, self.held_out, trial.task, f"score trial {number}")
+            value = self.metric(trial.task.decode(now, list(student.labels)), self.references)
+            if distill.keep == "best" and scores and sign * value < sign * scores[-1]:
+                value = scores[-1]  # the epoch that a run would keep is an earlier one
+            else:
+                said = now
+            scores.append(value)
             # The last epoch is over: there is nothing left to save by stopping.
             fell_behind = report(scores[-1]) and len(scores) < distill.epochs
             return fell_behind
@@ -217,6 +226,9 @@ class Tuning:
         from edgekd.evaluate.bootstrap import difference, estimate
 
         chosen = self.study.choose(trials)
+        values = dict(chosen.values)
+        if apply(self.context.recipe, values).distill.temperature is None:
+            values.pop("temperature", None)  # the chosen method has none
         decoded = {n: self._decoded(n) for n in {0, chosen.number}}
         score = estimate(self.metric, decoded[chosen.number], self.references)
         gain = difference(self.metric, decoded[chosen.number], decoded[0], self.references)
@@ -229,7 +241,7 @@ class Tuning:
             "space": {name: asdict(values) for name, values in self.space.items()},
             "trials": [asdict(trial) for trial in trials],
             "chosen": chosen.number,
-            "values": dict(chosen.values),
+            "values": values,
             "score": score.value,
             "score_ci": (score.ci_low, score.ci_high),
             "gain": gain.value,
@@ -251,7 +263,7 @@ def search(tuning: Tuning, source: Path) -> Done:
         trials = tuning.study.run(tuning.score, settings.trials, settings.timeout)
     for leftover in tuning.folder.glob("trial-*"):  # of trials whose process was killed
         if not any(trial.state == "running" for trial in trials):
-            _remove(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
     result = tuning.result(trials)
     _write_chosen(tuning.folder / "chosen.yaml", result["values"])
     seconds = round(sum(trial.seconds or 0.0 for trial in trials), 2)
@@ -261,7 +273,12 @@ def search(tuning: Tuning, source: Path) -> Done:
 
 
 def apply(recipe: Recipe, values: Mapping[str, Any], epochs: int | None = None) -> Recipe:
-    """``recipe`` with the values of a trial; ``epochs`` is the most it may train."""
+    """``recipe`` with the values of a trial; ``epochs`` is the most it may train.
+
+    A temperature or a layer map that no loss reads with these values is left out.
+    """
+    from edgekd.distill.terms import reads
+
     values = dict(values)
     student = values.pop("student", None)
     try:
@@ -270,6 +287,8 @@ def apply(recipe: Recipe, values: Mapping[str, Any], epochs: int | None = None) 
     except ValidationError as error:  # each value is fine by itself, together they are not
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise InputError(f"this setting cannot be trained: {message}") from error
+    unread = {"temperature", "layer_map"} - reads(distill, tasks.get(recipe.task))
+    distill = distill.model_copy(update=dict.fromkeys(unread))
     if epochs is not None:
         distill = distill.model_copy(update={"epochs": min(epochs, distill.epochs)})
     return recipe.model_copy(update={"distill": distill, "student": shape})
@@ -287,8 +306,6 @@ def default_space(context: Context) -> dict[str, Range | Choices]:
     space: dict[str, Range | Choices] = {"learning_rate": Range(rate / 4, rate * 4, log=True)}
     if distill.soft_weight:
         method = context.task.method(distill.method, distill.top_k)
-        heat = context.task.temperature(distill.temperature, method)
-        space["temperature"] = Range(min(1.0, heat), max(8.0, heat), log=True)
         space["hard_weight"] = Range(0.0, max(1.0, distill.hard_weight))
         classes = len(context.labels)
         usable = [name for name in methods if not classes or classes >= _least_classes(name)]
@@ -296,6 +313,9 @@ def default_space(context: Context) -> dict[str, Range | Choices]:
         # Over a vocabulary the method decides what is stored, which is not to be searched lightly.
         if len(usable) > 1 and not context.task.over_vocabulary:
             space["method"] = Choices(tuple(usable))
+        if _softened(context, space):
+            heat = context.task.temperature(distill.temperature, method)
+            space["temperature"] = Range(min(1.0, heat), max(8.0, heat), log=True)
     for name, weight in distill.weights.items():
         if weight and name not in ("soft_weight", "hard_weight"):
             space[name] = Range(weight / 10, weight * 10, log=True)
@@ -339,6 +359,16 @@ def _helpers(tuning: Tuning, source: Path) -> Iterator[None]:
             process.wait()
 
 
+def _softened(context: Context, space: Space) -> bool:
+    """Whether some method that is tried, or another loss of the recipe, reads the temperature."""
+    from edgekd.distill.losses.registry import LOSSES
+
+    distill, methods = context.recipe.distill, space.get("method")
+    own = [context.task.method(distill.method, distill.top_k)]
+    tried = methods.values if isinstance(methods, Choices) else own
+    return any(LOSSES[name].softened for name in LOSSES.keys() & {*tried, *distill.losses})
+
+
 def _least_classes(method: str) -> int:
     from edgekd.distill.losses.registry import LOSSES
 
@@ -365,9 +395,3 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, allow_pickle=False, **arrays)
     partial.replace(path)
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

@@ -18,7 +18,7 @@ class TuningTrial(BaseModel):
     values: dict[str, Any]
     state: Literal["complete", "pruned", "failed", "running"]
     score: float | None = None  # on the held-out rows, after the last epoch that it trained
-    curve: list[float] = []  # after each epoch
+    curve: list[float] = []  # after each epoch; with keep: best the best so far
     seconds: float | None = None
     failure: str | None = None
 

@@ -18,7 +18,9 @@ from edgekd.errors import InputError
 from edgekd.preprocess import Row
 
 KEY = np.dtype("S16")
-NOT_CONTENT = frozenset({"label", "labels", "tags", "answers", "score", "id"})
+# The mark of a row that only the teacher labels, where the truth is the text and cannot be left out.
+SOFT_ONLY = "soft_only"
+NOT_CONTENT = frozenset({"label", "labels", "tags", "answers", "score", "id", SOFT_ONLY})
 
 
 def key(content: bytes | Row) -> bytes:

@@ -94,7 +94,7 @@ class SignalStore:
 
         ``verify`` compares every shard's checksum, which reads each byte once; without it only
         sizes are compared. Raises :class:`InputError` for a store of another teacher revision or
-        preprocessing, and for one that lacks a field of ``spec``.
+        preprocessing, and for one that lacks a field of ``spec``; a wider dtype serves as well.
         """
         folder = Path(path)
         file = folder / "store.json"
@@ -341,8 +341,8 @@ def _columns(name: str, field: Field, values: Any, rows: int) -> dict[str, np.nd
             else "NaN or infinity"
         )
         raise InputError(
-            f"the teacher's '{name}' holds {cause}; check the teacher in fp32, or keep the signal"
-            " in a wider dtype"
+            f"the teacher's '{name}' holds {cause}; check the teacher in fp32, or keep its answers"
+            " in a wider dtype (edgekd label --dtype float32, and data.signals in the recipe)"
         )
     if array.dtype.kind in "iu" and (array != joined).any():
         raise InputError(f"the teacher's '{name}' does not fit {field.dtype}; use a wider dtype")
@@ -364,7 +364,9 @@ def _refuse_other(folder: Path, found: SignalSpec, wanted: SignalSpec) -> None:
                 f" {mend}"
             )
     for name, field in wanted.fields.items():
-        if found.fields.get(name) != field:
+        kept = found.fields.get(name)
+        wider = kept is not None and np.can_cast(field.dtype, kept.dtype)
+        if kept is None or kept.shape != field.shape or not wider:
             has = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in found.fields.items())
             raise InputError(
                 f"the signals in {folder} lack '{name}' as {field.dtype}{list(field.shape)} (it has"

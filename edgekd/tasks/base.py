@@ -53,8 +53,10 @@ class Task(ABC):
     per_token: ClassVar[bool] = False
     over_vocabulary: ClassVar[bool] = False  # the classes are the vocabulary, the truth the text
     default_top_k: ClassVar[int] = 0  # classes of a distribution that are stored; 0 is all
+    signal_dtype: ClassVar[str] = "float16"  # what the student learns from is stored as
     methods: ClassVar[tuple[str, ...]]  # losses that soft_weight may weigh, the default first
     answer: ClassVar[str] = "label"  # the column that holds the truth
+    group: ClassVar[tuple[str, ...]] = ()  # columns that rows which are scored together share
     hard_loss: ClassVar[str] = "cross_entropy"  # the loss on labels
     auto_class: ClassVar[str]  # the transformers class that loads a model for this task
     default_columns: ClassVar[Mapping[str, tuple[str, ...]]]  # role -> column names tried

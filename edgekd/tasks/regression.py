@@ -20,6 +20,7 @@ class TextRegression(Task):
     name = "text-classification/regression"
     outputs = ("logits",)
     has_classes = False
+    signal_dtype = "float32"  # a year or a price is no number of three digits
     methods = ("regression",)
     hard_loss = "regression_labels"
     auto_class = "AutoModelForSequenceClassification"

@@ -24,6 +24,8 @@ class TextRanking(Task):
     name = "text-ranking"
     outputs = ("logits",)
     has_classes = False
+    group = ("text",)
+    signal_dtype = "float32"  # one number a row
     methods = ("regression", "binary_kl")
     hard_loss = "binary_cross_entropy"
     auto_class = "AutoModelForSequenceClassification"

@@ -17,7 +17,8 @@ from edgekd.tasks.base import Metric, Task
 from edgekd.tasks.classification import softmax
 
 OUTSIDE = "O"
-ENTITY = ("B-", "I-", "E-", "S-")  # begin, inside, end and single, of which the last two may lack
+# Begin, inside, end and single; the last two may lack, or be called last and unit (BILOU).
+ENTITY = ("B-", "I-", "E-", "S-", "L-", "U-")
 UNTAGGED = -100  # a place without a true tag
 
 
@@ -34,13 +35,14 @@ class TokenClassification(Task):
     }
 
     def classes(self, rows: Sequence[Row]) -> list[str]:
-        """An entity's tags (B-, I-, and E-, S- where there are any) come together.
+        """An entity's tags (B-, I-, and E-, S- or L-, U- where there are any) come together.
 
         The rows may show only one of them.
         """
         found = {tag for row in rows for tag in row.get("tags") or ()}
         kinds = {tag[2:] for tag in found if tag.startswith(ENTITY)}
-        prefixes = "BIES" if any(tag.startswith(("E-", "S-")) for tag in found) else "BI"
+        used = {tag[0] for tag in found if tag.startswith(ENTITY)}
+        prefixes = "BI" + "".join(pair for pair in ("ES", "LU") if used & set(pair))
         found |= {f"{prefix}-{kind}" for kind in kinds for prefix in prefixes}
         return sorted(found, key=lambda tag: (tag != OUTSIDE, tag))
 
@@ -158,20 +160,20 @@ def entity_f1(labels: Sequence[str]) -> Metric:
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """The (type, first, last) of each entity, of IOB2 and IOBES tags alike.
+    """The (type, first, last) of each entity, of IOB2, IOBES and BILOU tags alike.
 
     As seqeval counts where it is not strict: what continues nothing starts an entity of its own.
     """
     found, start, kind, ended = set(), 0, "", False
     for position, tag in enumerate([*tags, OUTSIDE]):
         prefix, _, this = tag.partition("-")
-        continues = prefix in ("I", "E") and this == kind and not ended
+        continues = prefix in ("I", "E", "L") and this == kind and not ended
         if kind and not continues:
             found.add((kind, start, position - 1))
             kind = ""
         if tag.startswith(ENTITY) and not continues:
             start, kind = position, this
-        ended = prefix in ("E", "S")
+        ended = prefix in ("E", "S", "L", "U")
     return found
 
 

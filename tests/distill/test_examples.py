@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd import models, tasks
+from edgekd.blocks import learn_vocabulary
 from edgekd.distill.examples import UNLABELLED, Examples, SeededOrder
 from edgekd.errors import InputError
+from edgekd.signals.keys import SOFT_ONLY
 
 TEXT = tasks.get("text-classification")
 LABELS = ("card", "money", "größe")
@@ -52,6 +55,18 @@ def test_what_was_said_of_a_token_lies_where_the_token_does(bert_dir: Path, side
     real = batch["attention_mask"].bool()
     assert batch["teacher.qkv"][..., 0][real].tolist() == batch["input_ids"][real].tolist()
     assert not batch["teacher.qkv"][~real].any() and not real.all()
+
+
+def test_a_text_that_only_the_teacher_labels_is_no_target() -> None:
+    task, text = tasks.get("text-generation"), "hear me speak, hear me"
+    encoder = learn_vocabulary([text * 9], 262, 12)
+    said = [np.ones((len(e.ids) - 1, 262), np.float16) for e in encoder.tokens([{"text": text}])]
+    rows = [{"text": text}, {"text": text, SOFT_ONLY: True}]
+    batch = Examples(rows, task, encoder, (), lambda _: {"logits": [*said, *said]}).collate([0, 1])
+    ids = batch["input_ids"]
+    assert batch["labels"][0].tolist() == ids[0, 1:].tolist()
+    assert set(batch["labels"][1].tolist()) == {UNLABELLED} and batch["mask"][1].all()
+    assert torch.equal(batch["teacher.logits"][0], batch["teacher.logits"][1])
 
 
 def test_a_strange_label_is_named(bert_dir: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from edgekd import pipeline, tasks
 from edgekd import recipe as recipes
 from edgekd.distill import transfer
-from edgekd.distill.terms import terms
+from edgekd.distill.terms import reads, terms
 from edgekd.errors import InputError
 from edgekd.sections import Distill
 from tests.distill.test_transfer import TEXT, bert
@@ -70,6 +70,18 @@ def test_what_does_not_fit_is_refused_by_name(losses: dict[str, Any], message: s
     settings = Distill.model_validate({"losses": losses})
     with pytest.raises(InputError, match=message):
         transfer.plan(settings, TEXT, bert(2), bert(1), classes=3)
+
+
+def test_a_temperature_that_softens_nothing_is_refused() -> None:
+    ranking, mse = tasks.get("text-ranking"), Distill(method="logit_mse", temperature=4)
+    for settings, task in ((mse, TEXT), (Distill(temperature=4), ranking)):
+        with pytest.raises(InputError, match="softens none of this recipe's losses"):
+            terms(settings, task)
+    terms(mse.model_copy(update={"temperature": 2.0}), TEXT)  # the default, as a template says it
+    _, chosen = terms(Distill.model_validate({**mse.model_dump(), "losses": {"dist": 1}}), TEXT)
+    assert chosen == {"dist": {"temperature": 4}}
+    assert reads(Distill(), TEXT) == {"temperature"}
+    assert reads(Distill(soft_weight=0, attention_weight=1), TEXT) == {"layer_map"}
 
 
 def test_of_a_vocabulary_only_what_is_stored_is_learned_from() -> None:

@@ -39,9 +39,10 @@ def rows() -> list[dict[str, Any]]:
     ]
 
 
-def fresh(seed: int = 0) -> LoadedModel:
+def fresh(seed: int = 0, dropout: float = 0.0) -> LoadedModel:
     encoder = ImagePreprocessor(8, 8, 1, (0.5,), (0.5,))
-    return models.from_config(VIT, TASK, encoder, LABELS, seed)
+    config = {**VIT, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    return models.from_config(config, TASK, encoder, LABELS, seed)
 
 
 def fit(
@@ -141,6 +142,27 @@ def test_parts_of_a_batch_add_up_to_the_batch(rows: list[dict[str, Any]], tmp_pa
         np.testing.assert_allclose(weights(parts)[name], value, rtol=1e-3, atol=2e-4)
 
 
+def test_a_constant_rate_is_warmed_up_too(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    """The first step of a warm-up has the rate 0."""
+    model = fresh()
+    before = weights(model)
+    one = SETTINGS.model_copy(update={"epochs": 1, "batch_size": len(rows)})
+    fit(model, rows, tmp_path / "a", one.model_copy(update={"warmup": 0.5}))
+    assert same(before, weights(model))
+    fit(model, rows, tmp_path / "b", one)
+    assert not same(before, weights(model))
+
+
+def test_batch_normalisation_is_refused_where_a_batch_has_parts(
+    rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    model = fresh()
+    model.model.add_module("norm", torch.nn.BatchNorm1d(2))
+    for parts in ({"gradient_accumulation": 4}, {"processes": 2}):
+        with pytest.raises(InputError, match=r"batch normalisation.*gradient_accumulation: 1"):
+            fit(model, rows, tmp_path, SETTINGS.model_copy(update=parts))
+
+
 class Stopped(Exception):
     pass
 
@@ -149,7 +171,7 @@ class Stopped(Exception):
 def test_it_goes_on_from_the_last_whole_checkpoint(
     rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
-    calm = fresh()
+    calm = fresh(dropout=0.1)  # what it draws must come back with a checkpoint as well
     expected = fit(calm, rows, tmp_path / "calm")
 
     def every_three(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -167,11 +189,13 @@ def test_it_goes_on_from_the_last_whole_checkpoint(
     monkeypatch.setattr(trainer._Checkpoints, "on_save", stop)
     folder = tmp_path / "stopped"
     with pytest.raises(Stopped):
-        fit(fresh(), rows, folder)
+        fit(fresh(dropout=0.1), rows, folder)
     monkeypatch.undo()
     last = trainer.last_checkpoint(folder)
     assert last is not None and Path(last).name == ("checkpoint-9" if whole else "checkpoint-6")
-    resumed = fresh(seed=99)  # its weights must come from the checkpoint, every one of them
+    resumed = fresh(
+        seed=99, dropout=0.1
+    )  # its weights must come from the checkpoint, every one of them
     outcome = fit(resumed, rows, folder)
     assert same(weights(resumed), weights(calm))
     assert outcome.steps == expected.steps

@@ -68,10 +68,41 @@ def test_a_plan_owns_projections_where_widths_differ_and_maps_layers() -> None:
     assert shapes == [(24, 16), (24, 16)]
 
 
+def test_attention_is_that_of_mapped_layers_and_relations_stay_with_the_last() -> None:
+    settings = Distill(attention_weight=1.0, relation_weight=1.0, layer_map=[(0, 1), (1, 3)])
+    teacher, student, inputs = bert(4), bert(2, seed=1), feeds()
+    batches = lambda: (inputs, inputs)  # noqa: E731
+    plan = transfer.plan(settings, TEXT, teacher, student, classes=3, probe=batches)
+    assert plan.teacher.attended == (-1, 1, 3) and plan.student.attended == (-1, 0, 1)
+    found = {}
+    for name, model, taps in (("t", teacher, plan.teacher), ("s", student, plan.student)):
+        with taps.on(model) as read, torch.no_grad():
+            said = model(**inputs, output_hidden_states=True, output_attentions=True)
+            found[name] = said, read(said, inputs)
+    batch = {"teacher.qkv": found["t"][1]["qkv"], "attention_mask": inputs["attention_mask"]}
+    value = plan.objective.value("attention", found["s"][1], plan.complete(batch))
+    goals = [found["t"][0].attentions[layer] for layer in (1, 3)]
+    real = inputs["attention_mask"].bool()
+    expected = torch.zeros(2)
+    for mine, goal in zip(found["s"][0].attentions, goals, strict=True):
+        each = (goal * (goal.clamp(min=1e-9) / mine.clamp(min=1e-9)).log()).sum(-1).mean(1)
+        expected += torch.stack([each[i, real[i]].mean() for i in (0, 1)]) / 2
+    torch.testing.assert_close(value, expected)
+    # Without a map the last layer alone, whatever hidden states are matched with.
+    last = transfer.plan(
+        Distill(attention_weight=1.0), TEXT, teacher, student, matched=[(0, 0), (1, 2)]
+    )
+    assert last.teacher.attended == last.student.attended == (-1,)
+    assert last.teacher.layers == (0, 2)
+
+
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
         ({"hidden_weight": 1.0, "layer_map": [(0, 9)]}, {}, "layer 9 of the teacher"),
+        ({"attention_weight": 1.0, "layer_map": [(1, 0)]}, {}, "layer 1 of the student"),
+        ({"layer_map": [(0, 99)]}, {}, "pairs layers for hidden_weight and attention_weight"),
+        ({"relation_weight": 1.0, "layer_map": [(0, 0)]}, {}, "of the last layers by design"),
         ({"method": "dist"}, {"parts": 2}, "compares the samples of a batch"),
         ({"method": "decoupled_kl"}, {"classes": 2}, "at least 3 classes"),
     ],

@@ -112,6 +112,16 @@ def test_lengths_that_the_student_serves(context_of: Callable[..., Context]) -> 
         context_of(targets={"onnx": {"lengths": [64]}}).max_length  # noqa: B018
 
 
+def test_rows_are_held_out_for_whatever_chooses(context_of: Callable[..., Context]) -> None:
+    best: dict[str, Any] = {"name": "assistant", "distill": {"keep": "best"}}
+    assert context_of(stages=[best, {"name": "student"}]).selection
+    assert not context_of(stages=[{"name": "assistant"}, {"name": "student"}]).chooses
+    # Trials hold out rows of their own, but a teacher that is fitted here must not know them.
+    fitted = {"base": "x"}
+    assert context_of(teacher=fitted, tune={}).selection
+    assert not context_of(teacher=fitted).chooses and not context_of(tune={}).chooses
+
+
 def test_identity_follows_the_bytes(context_of: Callable[..., Context], tmp_path: Path) -> None:
     context = context_of()
     name = rows_file(tmp_path, ["card"])
@@ -164,3 +174,77 @@ def test_augmented_rows_are_learned_from_without_labels(
     assert all("[MASK]" in row["text"].split() for row in masked)  # the teacher's own token
     with pytest.raises(InputError, match="did you mean 'delete'"):
         _ = context_of(data={"augment": {"operations": ["delet"]}}).unlabelled
+
+
+def test_labels_beside_unlabelled_and_served_rows_are_not_read(
+    context_of: Callable[..., Context], intents: Any, tmp_path: Path
+) -> None:
+    rows = "".join(f"pay for thing {i},{label}\n" for i, label in enumerate(("money", "", "card")))
+    (tmp_path / "pool.csv").write_text(f"text,category\n{rows}")
+    for name in ("train", "test"):
+        text = Path(getattr(intents, name)).read_text().replace("label", "category", 1)
+        (tmp_path / f"{name}.csv").write_text(text)
+    sources = {"train": "train.csv", "test": "test.csv", "label": "category"}
+    context = context_of(data={**sources, "unlabelled": "pool.csv", "served": "pool.csv"})
+    assert context.train[0].keys() == {"text", "label"}
+    assert (
+        context.unlabelled == context.served == [{"text": f"pay for thing {i}"} for i in range(3)]
+    )
+
+
+def test_candidates_of_a_query_are_held_out_together(
+    context_of: Callable[..., Context], tmp_path: Path
+) -> None:
+    def ranking(queries: int) -> Context:
+        for name, count in (("train", queries), ("test", 5)):
+            rows = [
+                {"query": f"{name} {i // 4}", "passage": f"about {i}", "label": int(i % 4 == 0)}
+                for i in range(4 * count)
+            ]
+            (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        sources = {"train": "train.jsonl", "test": "test.jsonl"}
+        return context_of(
+            task="text-ranking", teacher={"base": "x"}, data=sources, distill={"keep": "best"}
+        )
+
+    context = ranking(100)
+    held, learned = ({row["text"] for row in r} for r in (context.selection, context.train))
+    assert not held & learned and len(held | learned) == 100
+    assert len(context.selection) == 4 * len(held)
+    assert 10 <= len(held) <= 30  # of few groups a fifth: 100 queries are few, 400 rows are not
+    with pytest.raises(InputError, match="the 4 training rows are too few to hold some out"):
+        ranking(1).selection  # noqa: B018
+
+
+def test_text_of_the_test_is_found_in_training_wherever_blocks_begin(
+    context_of: Callable[..., Context], tmp_path: Path
+) -> None:
+    def lines(of: range) -> str:
+        return "\n".join(f"Line {i} of the play says {i * i} words to {i * 7919}." for i in of)
+
+    other, test = lines(range(100, 300)), lines(range(40))
+    texts = {
+        "test": test,
+        "train": f"{other}\nOne line more.\n{test}",
+        "more": f"{test}\n{lines(range(400, 500))}",
+        "clean": other,
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+
+    def context(train: str, **values: Any) -> Context:
+        sources = {"train": f"{train}.txt", "test": "test.txt", "max_length": 16, **values}
+        teacher = {"config": {"model_type": "gpt2"}, "vocabulary": 300}
+        return context_of(task="text-generation", teacher=teacher, data=sources)
+
+    for values in ({"train": "train"}, {"train": "clean", "unlabelled": "more.txt"}):
+        with pytest.raises(InputError, match=r"100\.0% of the test text also stands in the"):
+            context(**values).unlabelled  # noqa: B018
+    allowed = context("train", unlabelled="more.txt", allow_overlap=True, augment={"copies": 1})
+    assert allowed.overlap.share == 1 and allowed.overlap.dropped >= len(allowed.test)
+    learned = "".join(row["text"] for row in allowed.train)
+    assert learned.startswith("Line 100 of") and "Line 39 of" not in learned
+    # What the control does not see is for the teacher to label, the text itself is no target.
+    assert len(allowed.unlabelled) > len(allowed.train)
+    assert all(row["soft_only"] for row in allowed.unlabelled)
+    assert not any("soft_only" in row for row in (*allowed.train, *allowed.test))

@@ -17,6 +17,7 @@ import yaml
 from edgekd import infer, pipeline
 from edgekd import recipe as recipes
 from edgekd.distill import transfer
+from edgekd.distill.losses.taps import queries_keys_values
 from edgekd.errors import InputError
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.signals import keys_of, stored
@@ -95,6 +96,31 @@ def test_text(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
     taps = transfer.Taps(frozenset({"hidden_states", "qkv", "embedding"}), layers=(0,))
     other = stored(context, rows[:1], taps)([0])["hidden_states"][0]
     assert np.abs(other[:, 0] - own).max() > 0.1
+
+
+def test_attention_of_the_layers_that_a_map_names(
+    bert_dir: Path, intents: Any, tmp_path: Path
+) -> None:
+    weights = {"soft_weight": 0, "attention_weight": 1, "relation_weight": 1}
+    values = {
+        "task": "text-classification",
+        "teacher": str(bert_dir),
+        "data": {"train": str(intents.train), "test": str(intents.test)},
+        "student": {"layers": [1]},
+        "distill": {"epochs": 1, "learning_rate": 5e-3, "control": False, **weights},
+    }
+    values["distill"]["layer_map"] = [[0, 0]]
+    context, settings = distil(tmp_path, values)
+    shares = settings["gradient share at the first step"]
+    assert set(shares) == {"attention", "relation"} and shares["attention"] > 1e-3
+    assert "temperature" not in settings  # which neither has
+    # The last layer's queries, keys and values, which relations read, then the mapped one's.
+    (states,) = kept(tmp_path).get(keys_of(context.train[:1]))["qkv"]
+    assert states.shape[1:] == (6, 16)
+    feeds = context.teacher.preprocessor.encode(context.train[:1])
+    with queries_keys_values(context.teacher.model, -1, 0) as read, torch.inference_mode():
+        context.teacher.model(**{name: torch.from_numpy(value) for name, value in feeds.items()})
+        np.testing.assert_allclose(states, read()[0].numpy(), atol=5e-3)
 
 
 def test_an_image_run_killed_while_it_labels(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgekd import tasks
+from edgekd import models, tasks
 from edgekd.errors import InputError
-from edgekd.pipeline.preflight import teacher_knows
+from edgekd.pipeline.preflight import by_frequency, dull, teacher_knows
 
 TASK = tasks.get("text-classification")
 LABELS = ("a", "b", "c", "d")
@@ -119,3 +120,22 @@ def test_a_language_model_that_knows_nothing_of_the_texts(name: str) -> None:
     asked(4.0)
     with pytest.raises(InputError, match=r"of 1,097 .* nothing one of 1,000: it did not learn"):
         asked(7.0)
+
+
+def test_a_language_model_is_held_against_the_frequency_of_tokens(bert_dir: Path) -> None:
+    """Golden value: each token's count plus one, over all counts plus the vocabulary."""
+    teacher = models.load(str(bert_dir), TASK)
+    task, rows = tasks.get("fill-mask"), [{"text": "the card"}, {"text": "the money"}]
+    the, card = teacher.preprocessor.tokens([{"text": "the card"}])[0].ids[1:3]  # type: ignore[attr-defined]
+    outputs = {"truth": np.array([[the, card], [the, 0]]), "mask": np.array([[1, 1], [1, 0]])}
+    found = by_frequency(task, outputs, rows, teacher)
+    size = teacher.model.config.vocab_size + 8  # with [CLS] and [SEP], eight tokens
+    assert found == pytest.approx((3 / size * 2 / size * 3 / size) ** (-1 / 3))
+    assert by_frequency(TASK, outputs, rows, teacher) is None
+
+    def labelled(perplexity: float) -> dict[str, Any]:
+        return {"frequency": found, "evaluation": {"metrics": {"perplexity": perplexity}}}
+
+    assert dull(labelled(found - 1)) is None
+    assert "nothing to teach yet; fit it longer" in (dull(labelled(found)) or "")
+    assert dull({"frequency": None}) is None

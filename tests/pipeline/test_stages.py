@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from edgekd import pipeline, recipe
+from edgekd.distill import precision
 from edgekd.errors import InputError
 
 BERT = {
@@ -81,7 +82,7 @@ STILL = {"epochs": 1, "learning_rate": 1e-30, "weight_decay": 0}  # what is trai
 
 def test_an_assistant_teaches_the_student_and_everything_resumes(tmp_path: Path) -> None:
     stages = [
-        {"name": "assistant", "student": {"layers": [0, 2]}, "distill": FIT},
+        {"name": "assistant", "student": {"layers": [0, 2]}, "distill": {**FIT, "keep": "best"}},
         {"name": "student", "student": {"layers": [1]}, "distill": FIT},
     ]
     found = distil(tmp_path, stages=stages)
@@ -98,6 +99,8 @@ def test_an_assistant_teaches_the_student_and_everything_resumes(tmp_path: Path)
     assert len([s for s in stores if s.startswith("train-")]) == 2
     before = seconds(tmp_path)
     assert {"assistant", "label-assistant", "label", "student"} <= set(before)
+    record = json.loads((tmp_path / "run" / "stages" / "assistant.json").read_text())
+    assert len(record["result"]["kept"]["scores"]) == FIT["epochs"]
     distil(tmp_path, stages=stages)
     assert seconds(tmp_path) == before
 
@@ -197,6 +200,23 @@ def test_the_control_has_the_shape_that_was_chosen_of_an_assistant(tmp_path: Pat
             [LANGUAGE, {"name": "student", "student": {"layers": [2]}}],
             r"names layer 2, but it is made of the model of 'language', which has 2 \(0 to 1\)",
         ),
+        (
+            [{"name": "a", "distill": {"method": "distt"}}, {"name": "student"}],
+            r"stage 'a': distill\.method: 'distt' does not fit text-classification .*'dist'",
+        ),
+        (
+            [{"name": "a", "distill": {"method": "binary_kl"}}, {"name": "student"}],
+            "stage 'a'.*'binary_kl' does not fit text-classification",
+        ),
+        ([{**LANGUAGE, "task": "fil-mask"}, {"name": "student"}], "stage 'language'.*'fill-mask'"),
+        (
+            [{**LANGUAGE, "distill": {"method": "dist"}}, {"name": "student"}],
+            "stage 'language'.*'dist' does not fit fill-mask",
+        ),
+        (
+            [{"name": "a", "distill": {"control": True}}, {"name": "student"}],
+            "'a' has no control, which is of the last of stages",
+        ),
     ],
 )
 def test_stages_that_cannot_be_are_refused(
@@ -204,6 +224,50 @@ def test_stages_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         recipe.validate(values(tmp_path, stages=stages), "recipe")
+
+
+PAST = {"hidden_weight": 1, "layer_map": [[0, 2]]}
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            [{"name": "a", "distill": {**PAST, "layer_map": [[0, 3]]}}, {"name": "student"}],
+            "^stage 'a': the layer map names layer 3 of the teacher",
+        ),
+        (  # what it learns from is the assistant, of two layers
+            [{"name": "a", "student": {"layers": [0, 2]}}, {"name": "student", "distill": PAST}],
+            "layer 2 of the teacher, which has 2",
+        ),
+        (
+            [{**LANGUAGE, "distill": {**PAST, "layer_map": [[2, 0]]}}, {"name": "student"}],
+            "layer 2 of the student, which has 2",
+        ),
+        (
+            [LANGUAGE, {"name": "student", "distill": {**PAST, "layer_map": [[2, 0]]}}],
+            "layer 2 of the student, which has 2",
+        ),
+        (
+            [{**LANGUAGE, "distill": {"precision": "bf16"}}, {"name": "student"}],
+            "^stage 'language': precision: bf16 .* this machine has none",
+        ),
+        (
+            [{"name": "a", "distill": {"method": "logit_mse", "temperature": 4}}, {"name": "b"}],
+            "softens none of this recipe's losses",
+        ),
+    ],
+)
+def test_what_no_stage_can_be_taught_by_is_refused_before_the_teacher_is_fitted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stages: list[dict[str, Any]],
+    message: str,
+) -> None:
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    with pytest.raises(InputError, match=message):
+        distil(tmp_path, stages=stages)
+    assert not (tmp_path / "run" / "stages" / "teacher.json").exists()
 
 
 def test_a_student_beside_stages_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from edgekd import recipe as recipes
 from edgekd.bundle import Bundle
 from edgekd.cli import main
 from edgekd.pipeline import precision
+from edgekd.signals import SignalStore
 from tests.conftest import FILLER
 
 SETTINGS: dict[str, Any] = {
@@ -217,6 +218,10 @@ def test_regression(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
     teacher = document["models"][0]
     assert list(teacher["metrics"]) == ["spearman", "pearson", "mse"]
     assert teacher["metrics"]["pearson"] > 0.7
+    (store,) = (tmp_path / "run/signals").glob(
+        "train-*"
+    )  # prices and years have more than 3 digits
+    assert SignalStore.open(store).spec.fields["logits"].dtype == "float32"
     (row,) = document["bundles"]
     assert Bundle.open(tmp_path / "run" / row["path"]).manifest.labels == ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def search(path: Path, out: Path) -> Tuning:
     return Tuning(Context(recipe, Run(out), path.parent), recipe.tune or Tune())
 
 
-def test_a_run_trains_what_was_chosen_on_all_rows(tuned: tuple[Path, Document]) -> None:
+def test_a_run_trains_what_was_chosen(tuned: tuple[Path, Document]) -> None:
     path, report = tuned
     tuning = report.tuning
     assert tuning is not None and [t.number for t in tuning.trials] == [0, 1, 2]
@@ -62,7 +63,9 @@ def test_a_run_trains_what_was_chosen_on_all_rows(tuned: tuple[Path, Document]) 
     assert report.settings["learning_rate"] == chosen.values["learning_rate"]
     assert report.settings["temperature"] == chosen.values["temperature"]
     assert report.data is not None
-    assert tuning.rows == 300 and report.data.rows["train"] == 1347  # held out of trials alone
+    # The teacher is fitted here: it knows no row that chose.
+    assert tuning.rows == 300 and report.data.rows["train"] + tuning.held_out == 1347
+    assert report.data.rows["selection"] == tuning.held_out
     layers = chosen.values["student"]["layers"]
     config = json.loads((path.parent / "run" / "student" / "config.json").read_text())
     assert config["num_hidden_layers"] == len(layers)
@@ -83,6 +86,35 @@ def test_what_chooses_is_neither_trained_on_nor_test_data(tuned: tuple[Path, Doc
     assert report.tuning is not None and len(found.held_out) == report.tuning.held_out
 
 
+def test_rows_are_held_out_of_trials_alone_where_the_teacher_is_given(
+    digits_recipe: Write, vit_dir: Path, tmp_path: Path
+) -> None:
+    path = digits_recipe(tmp_path, teacher=str(vit_dir), tune=TUNE)
+    found = search(path, tmp_path / "run")
+    assert len(found.context.train) == 1347 and not found.context.selection
+    held = {content_key(row) for row in found.held_out}
+    assert held and not held & {content_key(row) for row in found.learned_from}
+
+
+def test_the_best_epoch_counts_where_the_recipe_keeps_it(
+    tuned: tuple[Path, Document], tmp_path: Path
+) -> None:
+    path, _ = tuned
+    run = tmp_path / "run"
+    shutil.copytree(path.parent / "run", run)
+    curves, kept = {}, {}
+    for keep in ("last", "best"):
+        found = search(path, run)
+        distill = {"epochs": 4, "learning_rate": 0.05, "keep": keep}
+        found.context.recipe = apply(found.context.recipe, distill)
+        curves[keep] = curve = []
+        found.score(7, {}, lambda value, curve=curve: curve.append(value) or False)
+        kept[keep] = found.metric(found._decoded(7), found.references)
+    assert curves["last"] != sorted(curves["last"])  # it does fall somewhere
+    assert curves["best"] == np.maximum.accumulate(curves["last"]).tolist()
+    assert kept == {keep: curve[-1] for keep, curve in curves.items()}
+
+
 def test_no_variant_of_what_chooses_is_trained_on(digits_recipe: Write, tmp_path: Path) -> None:
     data = {"train": "builtin:digits/train", "test": "builtin:digits/test"}
     path = digits_recipe(tmp_path, data={**data, "augment": {"copies": 1}}, tune={"trials": 1})
@@ -98,7 +130,8 @@ def test_the_teacher_saw_each_row_once(tuned: tuple[Path, Document]) -> None:
 
     path, _ = tuned
     (store,) = (path.parent / "run" / "signals").glob("train-*")
-    assert len(SignalStore.open(store)) == 1347
+    found = search(path, path.parent / "run")
+    assert len(SignalStore.open(store)) == len(found.context.train) == 1347 - len(found.held_out)
     assert not list((path.parent / "run" / "signals").glob("intermediate-*"))
 
 
@@ -169,6 +202,7 @@ def test_tuners_join_one_another_but_no_run(tuned: tuple[Path, Document]) -> Non
     [
         ({"epochs": 2, "space": {"epochs": [2, 4]}}, "ends every trial at 2"),
         ({"space": {"method": ["softend_kl"]}}, "did you mean 'softened_kl'"),
+        ({"space": {"method": ["logit_mse"], "temperature": [2, 4]}}, "no method that is tried"),
     ],
 )
 def test_what_cannot_be_told_apart_or_tried_is_refused_first(
@@ -189,6 +223,9 @@ def test_values_that_do_not_go_together_fail_their_trial(
     capped = apply(recipe, {"epochs": 9, "temperature": 3.0}, epochs=4)
     assert (capped.distill.epochs, capped.distill.temperature) == (4, 3.0)
     assert apply(recipe, {"student": {"layers": [1]}}).student.layers == [1]
+    # What the method of a trial does not read is none of its settings.
+    assert apply(recipe, {"method": "logit_mse", "temperature": 3.0}).distill.temperature is None
+    assert apply(recipe, {"layer_map": [(0, 0)], "hidden_weight": 0.0}).distill.layer_map is None
 
 
 def test_the_default_space_lies_around_the_recipe(digits_recipe: Write, tmp_path: Path) -> None:
@@ -204,3 +241,18 @@ def test_the_default_space_lies_around_the_recipe(digits_recipe: Write, tmp_path
     assert not {"epochs", "student", "soft_weight", "attention_weight"} & set(space)
     own = Tuning(context, Tune()).own
     assert set(own) == set(space) and own["method"] == "softened_kl"
+
+
+def test_a_temperature_is_searched_where_a_method_has_one(
+    digits_recipe: Write, tmp_path: Path
+) -> None:
+    def space(task: str) -> set[str]:
+        rows = {"train": "train.csv", "test": "test.csv"}
+        path = digits_recipe(tmp_path, task=task, data=rows, distill={}, targets={})
+        return set(default_space(Context(recipes.load(path), Run(tmp_path), tmp_path)))
+
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text(f"text,label\n{name} a,1\n{name} b,2\n")
+    assert "temperature" in space("text-classification")
+    assert "temperature" not in space("text-classification/regression")
+    assert "temperature" not in space("feature-extraction")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edgekd.errors import InputError
 from edgekd.signals import fingerprint, key, keys
+from edgekd.signals.keys import SOFT_ONLY
 
 TEXT = st.text(max_size=20)
 
@@ -30,6 +31,7 @@ def test_labels_and_absent_columns_do_not_count(text):
     bare = key({"text": text})
     assert key({"text": text, "label": "x"}) == bare
     assert key({"label": "y", "text": text, "text_pair": None}) == bare
+    assert key({"text": text, SOFT_ONLY: True}) == bare
 
 
 def test_pixels_count_with_their_shape_and_dtype():

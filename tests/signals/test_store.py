@@ -186,6 +186,17 @@ def test_another_teacher_or_preprocessing_is_refused(tmp_path):
             SignalStore.open(tmp_path, spec)
 
 
+def test_a_wider_store_serves_as_well_and_a_narrower_does_not(tmp_path):
+    wide = SignalSpec(SPEC.teacher, SPEC.preprocessing, {"logits": Field("float32", (5,))})
+    SignalStore.open(tmp_path / "wide", wide)
+    store = SignalStore.open(tmp_path / "wide", SPEC)
+    store.append(keys(ROWS[:1]), {"logits": np.full((1, 5), 2013.4, np.float32)})
+    assert store.get(keys(ROWS[:1]))["logits"][0, 0] == np.float32(2013.4)
+    SignalStore.open(tmp_path / "narrow", SPEC)
+    with pytest.raises(InputError, match="lack 'logits' as float32"):
+        SignalStore.open(tmp_path / "narrow", wide)
+
+
 def test_a_store_opens_without_a_spec_only_where_there_is_one(tmp_path):
     filled(tmp_path)
     assert SignalStore.open(tmp_path).spec == SPEC

@@ -43,6 +43,23 @@ def test_entities_are_those_of_seqeval(sequence: list[str]) -> None:
     assert entities(sequence) == set(get_entities(sequence))
 
 
+@given(tags)
+def test_unit_and_last_are_single_and_end(sequence: list[str]) -> None:
+    units = [tag.replace("S-", "U-").replace("E-", "L-") for tag in sequence]
+    assert entities(units) == set(get_entities(sequence))
+
+
+def test_entity_f1_counts_entities_of_one_word_in_bilou() -> None:
+    labels = TASK.classes([{"tags": ["O", "U-city", "B-day"]}])
+    assert labels == ["O", *(f"{p}-{kind}" for p in "BILU" for kind in ("city", "day"))]
+    number = {label: i for i, label in enumerate(labels)}
+    rows = (["U-city", "O", "B-day", "L-day"], ["O", "U-city", "B-day", "L-day"])
+    said, true = ([tuple(number[tag] for tag in row)] for row in rows)
+    assert entities(rows[1]) == {("city", 1, 1), ("day", 2, 3)}
+    assert entity_f1(labels)(said, true) == 0.5  # the day of two entities on each side
+    assert TASK.metrics(["O", "U-city"])[0].name == "entity_f1"
+
+
 @given(st.lists(st.tuples(tags, tags), min_size=1, max_size=6))
 def test_entity_f1_is_that_of_seqeval(pairs: list[tuple[list[str], list[str]]]) -> None:
     said = [(a * 9)[: len(b)] for a, b in pairs]

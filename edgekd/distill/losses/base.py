@@ -58,6 +58,11 @@ class Loss:
         return Law.SPLIT not in self.laws
 
     @property
+    def softened(self) -> bool:
+        """Whether a recipe's ``temperature``, which is of logits, is its own: cosines have another."""
+        return self.term == "soft" and "temperature" in self.settings()
+
+    @property
     def weight(self) -> str:
         return f"{self.term}_weight"
 

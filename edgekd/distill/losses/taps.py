@@ -25,34 +25,38 @@ _FUSED = ("Wqkv", "c_attn", "qkv")
 
 
 @contextmanager
-def queries_keys_values(model: nn.Module, layer: int = -1) -> Iterator[Callable[[], Tensor]]:
-    """Yield a function that returns the last forward's [batch, positions, 3, width].
+def queries_keys_values(model: nn.Module, *layers: int) -> Iterator[Callable[[], Tensor]]:
+    """Yield a function that returns the last forward's [batch, positions, 3 per layer, width].
 
-    ``layer`` counts the model's attention blocks, from the end where negative. All heads are
-    joined, as the projections give them. Raises :class:`InputError` for a model whose
-    projections are not found or not equally wide, and for a layer that it does not have.
+    ``layers`` count the model's attention blocks, from the end where negative; the last one alone
+    by default. All heads are joined, as the projections give them. Raises :class:`InputError` for
+    a model whose projections are not found or not equally wide, and for a layer that it does not
+    have.
     """
     blocks = attention_blocks(model)
-    if not -len(blocks) <= layer < len(blocks):
-        raise InputError(
-            f"{type(model).__name__} has {len(blocks)} attention layers with known query, key and"
-            f" value projections; layer {layer} is not one of them"
-        )
-    seen: dict[int, Tensor] = {}
+    layers = layers or (-1,)
+    for layer in layers:
+        if not -len(blocks) <= layer < len(blocks):
+            raise InputError(
+                f"{type(model).__name__} has {len(blocks)} attention layers with known query, key"
+                f" and value projections; layer {layer} is not one of them"
+            )
+    chosen = [blocks[layer] for layer in layers]
+    seen: dict[nn.Module, Tensor] = {}
 
-    def remember(place: int) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            seen[place] = output
+    def remember(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        seen[module] = output
 
-        return hook
-
-    block = blocks[layer]
-    handles = [part.register_forward_hook(remember(i)) for i, part in enumerate(block)]
+    read_from = {part for block in chosen for part in block}
+    handles = [part.register_forward_hook(remember) for part in read_from]
 
     def read() -> Tensor:
-        if len(seen) < len(block):
+        if len(seen) < len(read_from):
             raise RuntimeError("no forward has run since the taps were set")
-        parts = list(seen[0].chunk(3, -1)) if len(block) == 1 else [seen[i] for i in range(3)]
+        parts: list[Tensor] = []
+        for block in chosen:
+            said = [seen[part] for part in block]
+            parts += said[0].chunk(3, -1) if len(said) == 1 else said
         if len({part.shape for part in parts}) > 1:
             raise InputError(
                 f"{type(model).__name__} shares keys among queries, so its queries, keys and values"

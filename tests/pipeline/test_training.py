@@ -1,0 +1,43 @@
+"""What is refused of a student before it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekd import recipe as recipes
+from edgekd.errors import InputError
+from edgekd.pipeline import learn
+from edgekd.pipeline.context import Context
+from edgekd.pipeline.stage import Run
+from edgekd.pipeline.training import plan
+from tests.conftest import write_csv
+
+
+def test_unlabelled_rows_are_matched_token_by_token_too(
+    bert_dir: Path, intents: Any, tmp_path: Path
+) -> None:
+    """A student whose vocabulary has the pieces of the training rows alone."""
+    word = max(intents.train_rows[0]["text"].split(), key=len)
+    write_csv(tmp_path / "more.csv", [{"text": f"{word} now"}])
+    without = [row for row in intents.train_rows if word not in row["text"].split()]
+    write_csv(tmp_path / "train.csv", without)
+
+    def context(**more: str) -> Context:
+        values = {
+            "name": "x",
+            "task": "text-classification",
+            "teacher": str(bert_dir),
+            "data": {"train": "train.csv", "test": str(intents.test), **more},
+            "student": {"layers": [0], "vocabulary": "trim"},
+            "distill": {"hidden_weight": 1},
+        }
+        return Context(recipes.validate(values, "r"), Run(tmp_path / "run"), tmp_path)
+
+    plain, more = context(), context(unlabelled="more.csv")
+    student = learn.fresh_student(plain, plain.train, 0)
+    plan(plain, plain.recipe.distill, student)
+    with pytest.raises(InputError, match="cuts texts into other tokens"):
+        plan(more, more.recipe.distill, student)
