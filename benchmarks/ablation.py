@@ -45,7 +45,7 @@ SHARE = EPOCHS // (1 + COPIES)  # epochs over ten times the rows
 # The task-agnostic stage: its teacher was made for sentences, and first learns to fill masks.
 LANGUAGE_FIT = {"epochs": 3, "learning_rate": 4e-4, "schedule": "cosine"}
 LANGUAGE = {"epochs": 4, "learning_rate": 1e-3, "schedule": "cosine", "hard_weight": 0.5}
-TEXTS = 4000  # of the unlabelled ones
+TEXTS = 2000  # of the unlabelled ones
 
 # What each row changes: distill, data, stages.
 ROWS: dict[str, dict[str, Any]] = {

@@ -28,7 +28,7 @@ ASSETS = Path(os.environ.get("EDGEKD_ASSETS", Path(__file__).parents[2] / "share
 BACKBONE = str(ASSETS / "models" / "all-minilm-l6")
 SHARE = 0.1
 
-NARROW = {"hidden_size": 192, "intermediate_size": 768, "vocabulary": "trim"}
+NARROW = {"hidden_size": 192, "intermediate_size": 768, "vocabulary": "trim", "dropout": 0.0}
 LEARN = {"keep": "best", "schedule": "cosine"}
 VIT = {
     "model_type": "vit",
@@ -108,7 +108,7 @@ CASES: dict[str, dict[str, Any]] = {
             "test": str(ASSETS / "data/snips/test.jsonl"),
         },
         "student": {"layers": [0, 2, 5], **NARROW, "intermediate_size": 640},
-        "distill": {**learning(6, 1e-3), "hard_weight": 0.5},
+        "distill": {**learning(8, 1e-3), "hard_weight": 0.5},
         "tenth": (10, 2),
     },
     "fsdd": {
@@ -128,7 +128,15 @@ CASES: dict[str, dict[str, Any]] = {
         "tenth": (90, 40),
     },
 }
-VARIANTS = {"banking77 at 15 %": ("banking77", {"student": {"params": "15%"}})}
+VARIANTS = {
+    "banking77 at 15 %": (
+        "banking77",
+        {
+            "student": {"params": "15%"},
+            "distill": {**CASES["banking77"]["distill"], "epochs": 2},
+        },
+    )
+}
 
 
 def settings_of(case: str, setting: str, seeds: int, folder: Path) -> dict[str, Any]:

@@ -199,6 +199,7 @@ class Student(Section):
     size_mb: Positive | None = None  # of the bundle at the smallest precision of the targets
     model: str | None = None
     config: dict[str, Any] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # unset: what it comes with
 
     @property
     def limited(self) -> bool:

@@ -88,7 +88,7 @@ def resolve(context: Context, rows: Sequence[Row]) -> Chosen:
         return f"{value:,.0f} parameters ({value / teacher.parameters:.1%} of the teacher's)"
 
     sizes, found, why = _search(whole, price, limit, say)
-    student = Student(vocabulary=vocabulary, **sizes)
+    student = Student(vocabulary=vocabulary, dropout=spec.dropout, **sizes)
     size = estimate(found, len(sizes["layers"]), bits)
     return Chosen(student, why, precision, size, found.total)
 

@@ -39,13 +39,14 @@ def context_of(bert_dir: Path, intents: Any, tmp_path: Path) -> Callable[..., Co
 
 
 def test_a_share_of_the_teacher(context_of: Callable[..., Context]) -> None:
-    context = context_of(params="60%")
+    context = context_of(params="60%", dropout=0.0)
     rows: list[Row] = list(context.train)
     chosen = resolve(context, rows)
     built = learn.fresh_student(context, rows, 0)
     assert built.parameters == chosen.estimated_params
     assert built.parameters <= 0.6 * context.teacher.parameters
     assert chosen.student.vocabulary == "trim" and not chosen.student.limited
+    assert chosen.student.dropout == 0.0
     assert copied_layers(context, built) == chosen.student.layers
     assert "parameters" in chosen.why and "60.0% of the teacher's" in chosen.why
     # Student and control start from the same weights.

@@ -1,7 +1,8 @@
 """Make a student: from the teacher's own layers and widths, from a model, or from a config.
 
 Reading order: ``layers.py`` (which layers stay), ``vocabulary.py`` (which pieces), ``anatomy.py``
-(what each axis of each weight is), ``narrow.py`` (which channels, heads and neurons).
+(what each axis of each weight is), ``narrow.py`` (which channels, heads and neurons),
+``dropout.py`` (what is dropped while it learns).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from edgekd.distill.student.anatomy import (
     wanted_sizes,
     weights_of,
 )
+from edgekd.distill.student.dropout import set_dropout
 from edgekd.distill.student.layers import check_layers, copy_layers, even_layers, layer_list
 from edgekd.distill.student.narrow import narrow
 from edgekd.distill.student.vocabulary import trim_vocabulary
@@ -38,6 +40,7 @@ __all__ = [
     "even_layers",
     "layer_list",
     "narrow",
+    "set_dropout",
     "trim_vocabulary",
     "weights_of",
 ]
@@ -69,6 +72,8 @@ def build(
     if spec.widths:
         sizes = sizes_of(student.model.config, family_of(student.model))
         student = narrow(student, wanted_sizes(sizes, **spec.widths), rows)
+    if spec.dropout is not None:
+        set_dropout(student.model, spec.dropout)
     return student
 
 

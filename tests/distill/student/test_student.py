@@ -115,3 +115,31 @@ def test_only_texts_have_a_vocabulary(vit_dir: Path) -> None:
     rows = models.example_rows(task, vit.preprocessor)
     with pytest.raises(InputError, match="needs a text task"):
         build(Student(vocabulary="trim"), vit, task, rows, 0, seed=0)
+
+
+@pytest.mark.parametrize("source", ["layers", "widths", "model", "config"])
+def test_dropout_is_set_wherever_the_student_comes_from(
+    teacher: LoadedModel, bert_dir: Path, tmp_path: Path, source: str
+) -> None:
+    config = {"model_type": "bert", "num_hidden_layers": 1, "num_attention_heads": 2}
+    config |= {"hidden_size": 16, "intermediate_size": 32}
+    given = {"layers": [0], "model": str(bert_dir), "config": config}
+    spec = {source: given[source]} if source in given else {"layers": [1], "hidden_size": 8}
+    student = make(teacher, **spec, dropout=0.0)
+    encoded = {k: torch.from_numpy(v) for k, v in student.preprocessor.encode(ROWS).items()}
+    student.model.train()
+    with torch.no_grad():
+        first, second = (student.model(**encoded).logits for _ in range(2))
+    assert torch.equal(first, second)
+    student.save(tmp_path)  # a later stage reads it from there
+    assert json.loads((tmp_path / "config.json").read_text())["hidden_dropout_prob"] == 0.0
+    untouched = make(teacher, **spec)
+    untouched.model.train()
+    with torch.no_grad():
+        first, second = (untouched.model(**encoded).logits for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_a_dropout_of_everything_is_refused() -> None:
+    with pytest.raises(ValueError, match="less than 1"):
+        Student(dropout=1.0)
