@@ -107,7 +107,7 @@ CASES: dict[str, dict[str, Any]] = {
             "train": str(ASSETS / "data/snips/train.jsonl"),
             "test": str(ASSETS / "data/snips/test.jsonl"),
         },
-        "student": {"layers": [0, 2, 5], **NARROW, "intermediate_size": 640},
+        "student": {"layers": [0, 2, 5], **NARROW, "intermediate_size": 608},
         "distill": {**learning(8, 1e-3), "hard_weight": 0.5},
         "tenth": (10, 2),
     },
@@ -278,7 +278,8 @@ def report() -> str:
         " together; in simulations three seeds covered the true gain in 99 % of draws of 400 rows"
         " and in 95 % of 3,000. The shapes of the digits and fsdd students and the objective of digits"
         " were picked among a few trials (one fsdd, six digits) whose test scores were seen, so these"
-        " rows flatter them a little."
+        " rows flatter them a little. Student and control of banking77 learn for six epochs since four"
+        " of them kept 98.4 %, and those of slots for eight since six of one seed kept 98.8 %."
     )
     return "\n".join(lines) + "\n"
 
