@@ -139,7 +139,10 @@ def _run(
 
 
 def _second_moments(network: nn.Module, anatomy: Anatomy, batches: Sequence[Batch]) -> Moments:
-    """What each dense layer that reads a cuttable axis was fed."""
+    """What each dense layer that reads a cuttable axis was fed; not one whose weight is tied.
+
+    A language model's last layer is its embedding, and is cut as that.
+    """
     found: Moments = {}
 
     def see(name: str, x: Tensor, _: Tensor) -> None:
@@ -149,10 +152,15 @@ def _second_moments(network: nn.Module, anatomy: Anatomy, batches: Sequence[Batc
     readers = {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and isinstance(anatomy.axes[f"{name}.weight"][1], str)
+        if isinstance(module, nn.Linear) and isinstance(_axes(anatomy, name)[-1], str)
     }
     _run(network, batches, readers, see)
     return found
+
+
+def _axes(anatomy: Anatomy, module: str) -> Sequence[str | int]:
+    """Of a module's weight; of one that goes by another module's name, nothing that can be cut."""
+    return anatomy.axes.get(f"{module}.weight", (0,))
 
 
 def _spread(moment: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,7 +258,9 @@ def _reduced(network: nn.Module, kept: _Kept, moments: Moments) -> dict[str, Ten
             folded = module in moments and kind == "weight" and index == 1
             if not folded and isinstance(axis, str):
                 state[name] = state[name].index_select(index, kept.of(name, axis))
-    return state
+    first = {value.data_ptr(): name for name, value in network.named_parameters()}
+    tied = {n: first.get(v.data_ptr()) for n, v in network.state_dict().items()}
+    return state | {name: state[other] for name, other in tied.items() if other is not None}
 
 
 def fold(

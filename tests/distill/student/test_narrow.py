@@ -254,3 +254,22 @@ def test_another_family_is_told_what_to_use() -> None:
     model = transformers.AlbertModel(transformers.AlbertConfig(**{**TINY, "embedding_size": 12}))
     with pytest.raises(InputError, match=r"width of a albert model .* as model: or config:"):
         dissect(model)
+
+
+def test_a_language_model_is_narrowed_with_its_tied_last_layer(bert_dir: Path) -> None:
+    task = tasks.get("fill-mask")
+    teacher = models.load(str(bert_dir), task, labels=())  # with a fresh last layer
+    rows = [{"text": "where is my card please"}, {"text": "how long does the money take"}]
+    spec = Student(layers=[0], hidden_size=8, intermediate_size=16)
+    student = build(spec, teacher, task, rows, 32, seed=0)
+    network: Any = student.model
+    table = network.get_input_embeddings().weight
+    assert table.shape == (teacher.model.config.vocab_size, 8)  # type: ignore[union-attr]
+    assert network.get_output_embeddings().weight.data_ptr() == table.data_ptr()
+    original: Any = teacher.model
+    channels = original.get_input_embeddings().weight.T.tolist()
+    assert all(column in channels for column in table.T.tolist())  # the kept ones, as they were
+    encoded = student.preprocessor.encode(rows)
+    feeds = {name: torch.from_numpy(array) for name, array in encoded.items()}
+    with torch.inference_mode():
+        assert network(**feeds).logits.isfinite().all()
