@@ -38,6 +38,7 @@ from edgekd.sections import (
 RECORDS = {
     *("teacher", "student-no-kd", "data", "label", "objective", "untrained", "control-rate"),
     *("analysis", "shift", "tune", "stages", "partial", "seeds", "signals", "bundles"),
+    "recipe",
     "rehearsal",
 }
 

@@ -338,8 +338,6 @@ def _shape(student: Done, bundles: Sequence[BundleRow]) -> Shape | None:
 
 
 def _settings(context: Context, models: Mapping[str, Done]) -> dict[str, Any]:
-    from edgekd.distill.terms import reads
-
     distill = context.recipe.distill
     weights = {name: value for name, value in distill.weights.items() if value}
     method = context.task.method(distill.method, distill.top_k)
@@ -348,7 +346,7 @@ def _settings(context: Context, models: Mapping[str, Done]) -> dict[str, Any]:
         "method": method,
         **weights,
         **{f"losses.{n}": t.model_dump(exclude_none=True) for n, t in distill.losses.items()},
-        **(heat if "temperature" in reads(distill, context.task) else {}),
+        **(heat if "temperature" in context.run.done["recipe"].result["reads"] else {}),
         "learning_rate": distill.learning_rate,
         "epochs": distill.epochs,
         "batch_size": distill.batch_size,

@@ -37,22 +37,32 @@ class Passed:
 
 
 def check(context: Context) -> None:
-    """Refuse what a recipe alone says cannot be trained, of every stage, before any row is read."""
-    from edgekd.distill.precision import in_bf16
-    from edgekd.distill.terms import terms
+    """Refuse what a recipe alone says cannot be trained, of every stage, before any row is read.
 
+    What was found good stands in a record: a run that changes nothing does not import torch.
+    """
     recipe = context.recipe
     each: list[Stage | None] = [*recipe.stages] or [None]
-    for stage in each:
-        own = recipe.of(stage) if stage else recipe
-        task = tasks.get(own.task)
-        reads_text = task.default_columns.keys() & {"text", "tokens"}
-        with _named(stage):
-            if "bf16" in (own.distill.precision, own.teacher.fit.precision):
-                in_bf16("bf16")
-            terms(own.distill, task)
-            if own.student.vocabulary == "trim" and not reads_text:
-                raise InputError("student.vocabulary: trim needs a text task; drop the key")
+
+    def make(scratch: Path) -> Mapping[str, Any]:
+        from edgekd.distill.precision import in_bf16
+        from edgekd.distill.terms import reads, terms
+
+        for stage in each:
+            own = recipe.of(stage) if stage else recipe
+            task = tasks.get(own.task)
+            reads_text = task.default_columns.keys() & {"text", "tokens"}
+            with _named(stage):
+                if "bf16" in (own.distill.precision, own.teacher.fit.precision):
+                    in_bf16("bf16")
+                terms(own.distill, task)
+                if own.student.vocabulary == "trim" and not reads_text:
+                    raise InputError("student.vocabulary: trim needs a text task; drop the key")
+        return {"reads": sorted(reads(recipe.distill, context.task))}
+
+    sections = {"task", "distill", "teacher", "student", "stages"}
+    code = ("edgekd.distill", "edgekd.tasks", "edgekd.pipeline.stages")
+    context.run.stage("recipe", {"recipe": recipe.model_dump(include=sections)}, code, make)
 
 
 def rehearse(context: Context, rows: Done) -> None:
