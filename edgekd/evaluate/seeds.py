@@ -18,10 +18,9 @@ v_e, of the examples, which many of them tell, and v_s = s² / S, of the seeds, 
     ν  =  (v_e + v_s)² / ( v_s² / (S − 1) )
 
 Where the examples make up most of the variance this changes nothing; where the seeds do, three of
-them deserve 2.2 times the width. In simulations (100,000
-draws of normal errors over a grid of shares of training luck, from none to all) three and five
-seeds cover the true gain in 93 to 97 % of draws, unstretched in 81 to 97 %; two seeds in 90 to
-97 %. The spread over seeds holds some of the
+them deserve 2.2 times the width. In simulations (100,000 draws of normal errors over a grid of
+shares of training luck, from none to all) three and five seeds cover the true gain in 93 to 97 % of
+draws, unstretched in 81 to 97 %; two seeds in 90 to 97 %. The spread over seeds holds some of the
 luck of the examples as well, so where these are few it is on the wide side. One seed is an interval
 over its examples alone, and says nothing about another training.
 """
