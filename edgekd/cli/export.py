@@ -143,7 +143,7 @@ def export(
         ranging = apart(ranging, rows, "--calibration")
         ranging = apart(ranging, selection, "--calibration", "--select")
     elif AUTO in wanted and exporter.calibrated:
-        chosen_on, ranging = divided(selection, CALIBRATION)
+        chosen_on, ranging = divided(selection, CALIBRATION, chosen.group)
     loaded = models.load(model, chosen, max_length=max(length) if length else max_length)
     # A stranger among the labels is told at once.
     rows = reading.name_labels(rows, loaded.labels)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from edgekd.data import OVERLAP_LIMIT, content_key, drop_overlap
+from edgekd.data import OVERLAP_LIMIT, drop_overlap, group_key
 from edgekd.errors import InputError
 from edgekd.pipeline.context import spread
 from edgekd.progress import say
@@ -30,18 +31,21 @@ def apart(selection: Rows, test: Rows, given: str = "--select", other: str = "--
     return kept
 
 
-def divided(selection: Rows, most: int) -> tuple[Rows, Rows]:
-    """Rows to choose on, and ``most`` others, at most a fifth, that set activation ranges.
+def divided(selection: Rows, most: int, group: Sequence[str] = ()) -> tuple[Rows, Rows]:
+    """Rows to choose on, and at most ``most`` others that set activation ranges.
 
-    A precision that is scored on its own calibration rows looks better than it is. Raises
-    :class:`InputError` where there are too few rows for both.
+    A precision that is scored on its own calibration rows looks better than it is. The others are
+    at most a fifth of the rows, or of what they form by the columns ``group``: a query is scored
+    with all its candidates or not at all. Raises :class:`InputError` where there are too few.
     """
-    ranging = spread(selection, min(most, len(selection) // 5))
-    keys = {content_key(row) for row in ranging}
-    chosen_on = [row for row in selection if content_key(row) not in keys]
+    firsts = list({group_key(row, group): row for row in selection}.values())
+    taken = spread(firsts, min(most, len(firsts) // 5))
+    keys = {group_key(row, group) for row in taken}
+    ranging = [row for row in selection if group_key(row, group) in keys]
+    chosen_on = [row for row in selection if group_key(row, group) not in keys]
     if not ranging or not chosen_on:
         raise InputError(
             f"--select has {len(selection)} rows, too few that differ: auto sets activation ranges"
             " by a fifth of them and chooses on the others; give more"
         )
-    return chosen_on, [dict(row) for row in ranging]
+    return chosen_on, [dict(row) for row in spread(ranging, most)]

@@ -286,9 +286,11 @@ def control_rate(context: Context, labelled: Done, spec: Control) -> Done:
                 model.save(scratch / "output")
         return {**best, "scores": scores}
 
+    # The student's own rate is none of these: another one leaves what was found.
+    anyone = recipe.distill.model_copy(update={"learning_rate": spec.learning_rates[0]})
     depends = {
         "rates": spec.learning_rates,
-        **_depends(context, labelled, "student-no-kd", recipe.distill, recipe.seed),
+        **_depends(context, labelled, "student-no-kd", anyone, recipe.seed),
     }
     return context.run.stage("control-rate", depends, TRAINING, make, output="control-rate")
 

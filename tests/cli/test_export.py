@@ -112,12 +112,24 @@ def test_the_few_rows_that_both_have_are_not_chosen_on(capsys: pytest.CaptureFix
 def test_activation_ranges_come_from_rows_that_nothing_is_chosen_on() -> None:
     rows = [{"text": f"row {i:03}"} for i in range(50)]
     chosen_on, ranging = divided([*rows, rows[0]], 128)
-    assert len(ranging) == 10 and not [row for row in chosen_on if row in ranging]
+    assert len({row["text"] for row in ranging}) == 10
+    assert not [row for row in chosen_on if row in ranging]
     assert {row["text"] for row in (*chosen_on, *ranging)} == {row["text"] for row in rows}
     assert len(divided([{"text": f"row {i}"} for i in range(999)], 128)[1]) == 128
     for few in (rows[:4], rows[:1] * 9):
         with pytest.raises(InputError, match=r"--select has . rows, too few that differ"):
             divided(few, 128)
+
+
+def test_activation_ranges_come_from_queries_that_nothing_is_chosen_on() -> None:
+    pairs = [{"text": f"q{i % 10}", "passage": f"p{i}"} for i in range(50)]
+    chosen_on, ranging = divided(pairs, 128, ("text",))
+    asked = {row["text"] for row in ranging}
+    assert len(asked) == 2 and len(ranging) == 10  # with all their candidates
+    assert not [row for row in chosen_on if row["text"] in asked]
+    assert len(chosen_on) == 40 and len(divided(pairs, 1, ("text",))[1]) == 1
+    with pytest.raises(InputError, match="too few that differ"):
+        divided([row for row in pairs if row["text"] < "q4"], 128, ("text",))
 
 
 def test_verify_says_no(

@@ -11,7 +11,7 @@ from edgekd import models, recipe, tasks
 from edgekd.pipeline import learn
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.keep import BestEpoch
-from edgekd.pipeline.stage import Run
+from edgekd.pipeline.stage import Done, Run
 from edgekd.preprocess import ImagePreprocessor
 
 from .conftest import VIT
@@ -53,22 +53,25 @@ def test_the_weights_of_the_best_epoch_come_back(tmp_path: Path) -> None:
 def test_the_control_takes_the_rate_that_serves_it_best(
     digits_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = digits_recipe(
-        tmp_path,
-        distill={
+
+    def trained(rate: float) -> tuple[Context, Done, Done]:
+        distill = {
             "epochs": 2,
             "batch_size": 64,
-            "learning_rate": 1e-6,
+            "learning_rate": rate,
             "keep": "best",
             "control": {"learning_rates": [1e-6, 1e-2]},
-        },
-    )
-    context = Context(recipe.load(path), Run(tmp_path / "run"), tmp_path)
-    rows = learn.read(context)
-    labelled = learn.label(context, rows, learn.fit_teacher(context, rows))
-    control = learn.control(context, labelled)
+        }
+        path = digits_recipe(tmp_path, distill=distill)
+        context = Context(recipe.load(path), Run(tmp_path / "run"), tmp_path)
+        rows = learn.read(context)
+        labelled = learn.label(context, rows, learn.fit_teacher(context, rows))
+        return context, rows, learn.control(context, labelled)
+
+    context, rows, control = trained(1e-6)
     rates = context.run.done["control-rate"].result["scores"]
     assert rates["0.01"] > rates["1e-06"]
     assert control.result["learning_rate"] == 1e-2
     assert len(control.result["kept"]["scores"]) == 2
     assert rows.result["rows"]["selection"] > 0
+    assert trained(1e-5)[2].reused  # the student's own rate changes nothing of it
