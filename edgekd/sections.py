@@ -278,6 +278,7 @@ SEARCHED = (
     "temperature",
     "method",
     *(name for name in Distill.model_fields if name.endswith("_weight")),
+    "losses",
     "learning_rate",
     "epochs",
     "batch_size",

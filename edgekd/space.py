@@ -5,6 +5,7 @@
     space:
       temperature: {low: 1, high: 8, log: true}
       method: [softened_kl, dist]
+      losses: [{}, {relation: 0.1}, {relation: 0.1, dist: 0.5}]
       student: [{layers: [0, 5]}, {layers: [0, 2, 5], vocabulary: trim}]
 """
 
@@ -90,7 +91,7 @@ def _range(key: str, value: Mapping[str, Any], adapter: TypeAdapter[Any], *, who
 def _choices(key: str, values: list[Any], adapter: TypeAdapter[Any]) -> Choices:
     if not values:
         raise ValueError(f"{key}: there is nothing to choose from; list at least one value")
-    checked = [_plain(_checked(key, value, adapter)) for value in values]
+    checked = [plain(_checked(key, value, adapter)) for value in values]
     for i, value in enumerate(checked):
         if value in checked[:i]:
             raise ValueError(f"{key}: {values[i]} is listed twice")
@@ -109,6 +110,8 @@ def _checked(key: str, value: Any, adapter: TypeAdapter[Any]) -> Any:
         raise ValueError(f"{where}: {message} (got {value!r})") from error
 
 
-def _plain(value: Any) -> Any:
-    """A section of the recipe as plain JSON, without what is the default."""
+def plain(value: Any) -> Any:
+    """A section of the recipe, or sections by name, as plain JSON without what is the default."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
     return value.model_dump(exclude_defaults=True) if hasattr(value, "model_dump") else value

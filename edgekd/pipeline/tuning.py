@@ -25,9 +25,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from edgekd import data, tasks
-from edgekd.errors import InputError, nearest
+from edgekd.errors import InputError
 from edgekd.pipeline import learn
 from edgekd.pipeline.context import Context, hold_out
+from edgekd.pipeline.searched import check, default_space
 from edgekd.pipeline.signals import stored, truth
 from edgekd.pipeline.stage import Done, fingerprint
 from edgekd.pipeline.training import plan
@@ -37,7 +38,7 @@ from edgekd.recipe import Recipe
 from edgekd.search.hyperparameters import Report, Study, Trial
 from edgekd.search.journal import locked
 from edgekd.sections import Distill, Student, Tune
-from edgekd.space import Choices, Range, Space
+from edgekd.space import Space, plain
 
 if TYPE_CHECKING:
     from edgekd.tasks.base import Metric
@@ -66,7 +67,8 @@ class Tuning:
             **recipe.distill.model_dump(),
             "method": method,
             "temperature": task.temperature(recipe.distill.temperature, method),
-            "student": recipe.student.model_dump(exclude_defaults=True),
+            "losses": plain(recipe.distill.losses),
+            "student": plain(recipe.student),
         }
         return {name: values[name] for name in self.space}
 
@@ -147,21 +149,7 @@ class Tuning:
                 "tune searches the step from a teacher to its student, and this recipe has stages"
                 " between them; tune without stages, then copy tune/chosen.yaml"
             )
-        epochs, cap = self.space.get("epochs"), self.settings.epochs
-        if cap is not None and epochs is not None and _highest(epochs) > cap:
-            raise InputError(
-                f"tune.epochs ends every trial at {cap}, so tune.space.epochs cannot tell"
-                f" {_highest(epochs):g} from it; drop one of them"
-            )
-        methods, known = self.space.get("method"), self.context.task.methods
-        for method in methods.values if isinstance(methods, Choices) else ():
-            if method not in known:
-                raise InputError(
-                    f"tune.space.method: '{method}' does not fit {self.context.recipe.task}"
-                    f"{nearest(str(method), known)}; it has {', '.join(known)}"
-                )
-        if "temperature" in self.space and not _softened(self.context, self.space):
-            raise InputError("tune.space.temperature: no method that is tried has one; drop it")
+        check(self.context, self.settings, self.space)
         self.study.join()
 
     def score(self, number: int, values: Mapping[str, Any], report: Report) -> bool:
@@ -226,9 +214,6 @@ class Tuning:
         from edgekd.evaluate.bootstrap import difference, estimate
 
         chosen = self.study.choose(trials)
-        values = dict(chosen.values)
-        if apply(self.context.recipe, values).distill.temperature is None:
-            values.pop("temperature", None)  # the chosen method has none
         decoded = {n: self._decoded(n) for n in {0, chosen.number}}
         score = estimate(self.metric, decoded[chosen.number], self.references)
         gain = difference(self.metric, decoded[chosen.number], decoded[0], self.references)
@@ -239,9 +224,11 @@ class Tuning:
             "rows": len(self.learned_from),
             "epochs": self.settings.epochs,
             "space": {name: asdict(values) for name, values in self.space.items()},
-            "trials": [asdict(trial) for trial in trials],
+            "trials": [
+                {**asdict(t), "values": used(self.context.recipe, t.values)} for t in trials
+            ],
             "chosen": chosen.number,
-            "values": values,
+            "values": used(self.context.recipe, chosen.values),
             "score": score.value,
             "score_ci": (score.ci_low, score.ci_high),
             "gain": gain.value,
@@ -294,32 +281,13 @@ def apply(recipe: Recipe, values: Mapping[str, Any], epochs: int | None = None) 
     return recipe.model_copy(update={"distill": distill, "student": shape})
 
 
-def default_space(context: Context) -> dict[str, Range | Choices]:
-    """What is searched where the recipe does not say: around its own values.
-
-    The scale of the weights means little to Adam, so soft_weight stays as it is and the others
-    are searched against it; those of value 0 but for hard_weight are losses that the recipe left
-    out. Epochs cost time and shapes cost size: both are the user's to offer.
-    """
-    distill, methods = context.recipe.distill, context.task.methods
-    rate = distill.learning_rate
-    space: dict[str, Range | Choices] = {"learning_rate": Range(rate / 4, rate * 4, log=True)}
-    if distill.soft_weight:
-        method = context.task.method(distill.method, distill.top_k)
-        space["hard_weight"] = Range(0.0, max(1.0, distill.hard_weight))
-        classes = len(context.labels)
-        usable = [name for name in methods if not classes or classes >= _least_classes(name)]
-        usable = [name for name in usable if name == method or name not in distill.losses]
-        # Over a vocabulary the method decides what is stored, which is not to be searched lightly.
-        if len(usable) > 1 and not context.task.over_vocabulary:
-            space["method"] = Choices(tuple(usable))
-        if _softened(context, space):
-            heat = context.task.temperature(distill.temperature, method)
-            space["temperature"] = Range(min(1.0, heat), max(8.0, heat), log=True)
-    for name, weight in distill.weights.items():
-        if weight and name not in ("soft_weight", "hard_weight"):
-            space[name] = Range(weight / 10, weight * 10, log=True)
-    return space
+def used(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` without a temperature that was drawn for losses that have none."""
+    try:
+        unread = {"temperature"} if apply(recipe, values).distill.temperature is None else set()
+    except InputError:  # a setting that could not be trained
+        unread = set()
+    return {name: value for name, value in values.items() if name not in unread}
 
 
 @contextmanager
@@ -357,26 +325,6 @@ def _helpers(tuning: Tuning, source: Path) -> Iterator[None]:
         for process in started:
             process.terminate()
             process.wait()
-
-
-def _softened(context: Context, space: Space) -> bool:
-    """Whether some method that is tried, or another loss of the recipe, reads the temperature."""
-    from edgekd.distill.losses.registry import LOSSES
-
-    distill, methods = context.recipe.distill, space.get("method")
-    own = [context.task.method(distill.method, distill.top_k)]
-    tried = methods.values if isinstance(methods, Choices) else own
-    return any(LOSSES[name].softened for name in LOSSES.keys() & {*tried, *distill.losses})
-
-
-def _least_classes(method: str) -> int:
-    from edgekd.distill.losses.registry import LOSSES
-
-    return LOSSES[method].least_classes
-
-
-def _highest(values: Range | Choices) -> float:
-    return values.high if isinstance(values, Range) else max(values.values)
 
 
 def _write_chosen(path: Path, values: Mapping[str, Any]) -> None:

@@ -82,7 +82,7 @@ def setting(value: Any) -> str:
     if value is None:
         return MISSING
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {setting(item)}" for key, item in value.items()) or "as it is"
+        return ", ".join(f"{key} {setting(item)}" for key, item in value.items()) or "none given"
     if isinstance(value, list | tuple):
         return ", ".join(map(setting, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -19,8 +19,9 @@ from edgekd.data import content_key
 from edgekd.distill.augment import widen
 from edgekd.errors import InputError
 from edgekd.pipeline.context import Context
+from edgekd.pipeline.searched import default_space
 from edgekd.pipeline.stage import Run
-from edgekd.pipeline.tuning import Tuning, apply, default_space
+from edgekd.pipeline.tuning import Tuning, apply, used
 from edgekd.report.document import Document
 from edgekd.report.html import render
 from edgekd.sections import Tune
@@ -30,6 +31,7 @@ Write = Callable[..., Path]
 SPACE = {
     "learning_rate": {"low": 1e-3, "high": 2e-2, "log": True},
     "temperature": [2, 4],
+    "losses": [{}, {"dist": 0.5}],
     "student": [{"layers": [0]}, {"layers": [0, 1]}],
 }
 TUNE = {"trials": 3, "rows": 300, "space": SPACE}
@@ -55,7 +57,9 @@ def test_a_run_trains_what_was_chosen(tuned: tuple[Path, Document]) -> None:
     tuning = report.tuning
     assert tuning is not None and [t.number for t in tuning.trials] == [0, 1, 2]
     own, chosen = tuning.trials[0], tuning.trials[tuning.chosen]
-    assert own.values == {"learning_rate": 5e-3, "temperature": 2.0, "student": {"layers": [0]}}
+    given = {"learning_rate": 5e-3, "temperature": 2.0, "losses": {}, "student": {"layers": [0]}}
+    assert own.values == given
+    assert {str(t.values["losses"]) for t in tuning.trials} == {"{}", "{'dist': {'weight': 0.5}}"}
     assert own.state == "complete" and chosen.score is not None and own.score is not None
     assert chosen.score == max(t.score or 0 for t in tuning.trials if t.state == "complete")
     assert tuning.score == pytest.approx(chosen.score)
@@ -203,6 +207,12 @@ def test_tuners_join_one_another_but_no_run(tuned: tuple[Path, Document]) -> Non
         ({"epochs": 2, "space": {"epochs": [2, 4]}}, "ends every trial at 2"),
         ({"space": {"method": ["softend_kl"]}}, "did you mean 'softened_kl'"),
         ({"space": {"method": ["logit_mse"], "temperature": [2, 4]}}, "no method that is tried"),
+        ({"space": {"losses": [{}, {"dits": 0.5}]}}, "tune.space.losses.*did you mean 'dist'"),
+        (
+            {"space": {"losses": [{"softened_kl": 0.5}]}},
+            "already has the weight 1 from soft_weight",
+        ),
+        ({"space": {"losses": [{"dist": {"wieght": 1}}]}}, "'dist' has settings but no weight"),
     ],
 )
 def test_what_cannot_be_told_apart_or_tried_is_refused_first(
@@ -226,6 +236,20 @@ def test_values_that_do_not_go_together_fail_their_trial(
     # What the method of a trial does not read is none of its settings.
     assert apply(recipe, {"method": "logit_mse", "temperature": 3.0}).distill.temperature is None
     assert apply(recipe, {"layer_map": [(0, 0)], "hidden_weight": 0.0}).distill.layer_map is None
+    assert used(recipe, {"method": "logit_mse", "temperature": 3.0}) == {"method": "logit_mse"}
+    for values in ({"temperature": 3.0}, {"soft_weight": 0.0, "temperature": 3.0}):
+        assert used(recipe, values) == values
+
+
+def test_losses_that_go_with_one_of_the_methods_are_tried(
+    digits_recipe: Write, tmp_path: Path
+) -> None:
+    """And so is a temperature that only one of these losses has."""
+    distill = {"method": "logit_mse"}
+    space = {"losses": [{"logit_mse": 1}], "method": ["dist", "logit_mse"], "temperature": [2, 4]}
+    for given in (space, {"losses": [{}, {"dist": 1}], "temperature": [2, 4]}):
+        path = digits_recipe(tmp_path, distill=distill, tune={"space": given})
+        search(path, tmp_path / str(len(given))).check()
 
 
 def test_the_default_space_lies_around_the_recipe(digits_recipe: Write, tmp_path: Path) -> None:

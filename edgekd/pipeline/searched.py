@@ -1,0 +1,110 @@
+"""What ``tune`` searches where the recipe does not say, and what of a space cannot be tried."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from edgekd.errors import InputError, nearest
+from edgekd.pipeline.context import Context
+from edgekd.sections import Distill, Tune
+from edgekd.space import Choices, Range, Space
+
+
+def default_space(context: Context) -> dict[str, Range | Choices]:
+    """What is searched where the recipe does not say: around its own values.
+
+    The scale of the weights means little to Adam, so soft_weight stays as it is and the others
+    are searched against it; those of value 0 but for hard_weight are losses that the recipe left
+    out. Epochs cost time and shapes cost size: both are the user's to offer.
+    """
+    distill, methods = context.recipe.distill, context.task.methods
+    rate = distill.learning_rate
+    space: dict[str, Range | Choices] = {"learning_rate": Range(rate / 4, rate * 4, log=True)}
+    if distill.soft_weight:
+        method = context.task.method(distill.method, distill.top_k)
+        space["hard_weight"] = Range(0.0, max(1.0, distill.hard_weight))
+        classes = len(context.labels)
+        usable = [name for name in methods if not classes or classes >= _least_classes(name)]
+        usable = [name for name in usable if name == method or name not in distill.losses]
+        # Over a vocabulary the method decides what is stored, which is not to be searched lightly.
+        if len(usable) > 1 and not context.task.over_vocabulary:
+            space["method"] = Choices(tuple(usable))
+        if _softened(context, space):
+            heat = context.task.temperature(distill.temperature, method)
+            space["temperature"] = Range(min(1.0, heat), max(8.0, heat), log=True)
+    for name, weight in distill.weights.items():
+        if weight and name not in ("soft_weight", "hard_weight"):
+            space[name] = Range(weight / 10, weight * 10, log=True)
+    return space
+
+
+def check(context: Context, settings: Tune, space: Space) -> None:
+    """Refuse a space that cannot be tried, before any training.
+
+    Raises :class:`InputError` for epochs that the cap would hide, for a method or losses that the
+    task does not have, and for a temperature that nothing would read.
+    """
+    epochs, cap = space.get("epochs"), settings.epochs
+    if cap is not None and epochs is not None and _highest(epochs) > cap:
+        raise InputError(
+            f"tune.epochs ends every trial at {cap}, so tune.space.epochs cannot tell"
+            f" {_highest(epochs):g} from it; drop one of them"
+        )
+    known = context.task.methods
+    for method in _choices(space, "method", []):
+        if method not in known:
+            raise InputError(
+                f"tune.space.method: '{method}' does not fit {context.recipe.task}"
+                f"{nearest(str(method), known)}; it has {', '.join(known)}"
+            )
+    for losses in _choices(space, "losses", []):
+        _check_losses(context, space, losses)
+    if "temperature" in space and not _softened(context, space):
+        raise InputError("tune.space.temperature: no method that is tried has one; drop it")
+
+
+def _check_losses(context: Context, space: Space, losses: Mapping[str, Any]) -> None:
+    """Losses must go with one of the methods that are tried, or their trials would all fail."""
+    from edgekd.distill.terms import terms
+
+    given, refused = context.recipe.distill, ""
+    for method in _choices(space, "method", [given.method]):
+        values = {"losses": losses, "method": method, "temperature": None, "layer_map": None}
+        try:
+            terms(Distill.model_validate({**given.model_dump(), **values}), context.task)
+        except ValidationError as error:
+            refused = refused or error.errors()[0]["msg"].removeprefix("Value error, ")
+        except InputError as error:
+            refused = refused or str(error)
+        else:
+            return
+    raise InputError(f"tune.space.losses, {dict(losses)}: {refused}")
+
+
+def _softened(context: Context, space: Space) -> bool:
+    """Whether some method or other loss that is tried reads the temperature."""
+    from edgekd.distill.losses.registry import LOSSES
+
+    distill, task = context.recipe.distill, context.task
+    tried = {*_choices(space, "method", [task.method(distill.method, distill.top_k)])}
+    tried.update(*_choices(space, "losses", [distill.losses]))
+    return any(LOSSES[name].softened for name in LOSSES.keys() & tried)
+
+
+def _choices(space: Space, name: str, own: list[Any]) -> list[Any]:
+    """The values of ``name`` that are tried: ``own`` where it is not searched."""
+    values = space.get(name)
+    return list(values.values) if isinstance(values, Choices) else own
+
+
+def _least_classes(method: str) -> int:
+    from edgekd.distill.losses.registry import LOSSES
+
+    return LOSSES[method].least_classes
+
+
+def _highest(values: Range | Choices) -> float:
+    return values.high if isinstance(values, Range) else max(values.values)
