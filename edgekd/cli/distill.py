@@ -84,6 +84,8 @@ def distill(
 
 
 def _show(console: Any, document: dict[str, Any]) -> None:
+    from rich.markup import escape
+
     for row in document["models"]:
         name, value = next(iter(row["metrics"].items()))
         kept = "" if row["retained"] is None else f", {row['retained']:.2%} of the teacher's"
@@ -94,4 +96,6 @@ def _show(console: Any, document: dict[str, Any]) -> None:
             f"distillation bought {gain['value']:+.4f} {gain['metric']}"
             f" (95 %: {gain['ci'][0]:+.4f} to {gain['ci'][1]:+.4f})"
         )
+    for warning in document["warnings"]:
+        console.print(f"[yellow]note:[/yellow] {escape(warning)}")
     console.print(document["student"])

@@ -61,12 +61,15 @@ def distill(recipe: Recipe, beside: Path, out: Path) -> dict[str, Any]:
     """The first half of :func:`run` alone: models, no bundles; return their scores as JSON."""
     with _locked(out):
         from edgekd.pipeline import document
+        from edgekd.pipeline.caveats import of_models
 
         context = Context(recipe, Run(out), beside)
         models = _models(context)
         found = document.analyse(context, models, models["teacher"]).result
         rows = [document.model_row(name, done) for name, done in models.items()]
-        return {"models": [row.model_dump(mode="json") for row in rows], **found}
+        warnings = [*context.warnings, *of_models(context, models)]
+        shown = [row.model_dump(mode="json") for row in rows]
+        return {"models": shown, **found, "warnings": warnings}
 
 
 def tune(recipe: Recipe, source: Path, out: Path) -> dict[str, Any]:

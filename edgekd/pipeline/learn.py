@@ -187,9 +187,11 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         "revision": recipe.teacher.revision,
     }
     done = context.run.stage(name, depends, (*MODELS, "edgekd.signals"), make)
-    for warning in (preflight.cut_off(done.result["cut"], whose), preflight.dull(done.result)):
-        if warning:
-            context.warn(warning)
+    if warning := preflight.cut_off(done.result["cut"], whose):
+        context.warn(warning)  # said when the rows were counted
+    if warning := preflight.dull(done.result, whose):
+        context.warn(warning)
+        say(f"  {warning}")
     return done
 
 

@@ -132,19 +132,23 @@ def by_frequency(
 ) -> float | None:
     """Perplexity, on the tokens that ``outputs`` answered, of knowing how frequent each token is.
 
-    Frequencies are those of ``rows``, with one added to every count (Laplace's rule). None where
-    the answers are not tokens.
+    Frequencies are those of ``rows``; unseen tokens share what T kinds among N tokens leave them,
+    T / (N + T) (Witten and Bell, 1991). None where the answers are not tokens.
     """
     if not task.over_vocabulary:
         return None
-    counts = np.ones(int(teacher.model.config.vocab_size))  # type: ignore[union-attr, arg-type]
+    counts = np.zeros(int(teacher.model.config.vocab_size))  # type: ignore[union-attr, arg-type]
     for encoding in teacher.preprocessor.tokens(rows):  # type: ignore[attr-defined]
-        np.add.at(counts, encoding.ids, 1)
+        own = np.array(encoding.special_tokens_mask) == 0
+        np.add.at(counts, np.array(encoding.ids)[own], 1)
+    seen = counts > 0
+    share = counts / (counts.sum() + seen.sum())
+    share[~seen] = (1 - share.sum()) / max(1, (~seen).sum())
     truth = np.asarray(outputs["truth"])[np.asarray(outputs["mask"]) > 0]
-    return float(np.exp(-np.log(counts / counts.sum())[truth].mean()))
+    return float(np.exp(-np.log(share / share.sum())[truth].mean()))
 
 
-def dull(labelled: Mapping[str, Any]) -> str | None:
+def dull(labelled: Mapping[str, Any], whose: str) -> str | None:
     """The warning where a teacher of language knows no more than how frequent each token is."""
     frequency = labelled["frequency"]
     if frequency is None:
@@ -153,7 +157,7 @@ def dull(labelled: Mapping[str, Any]) -> str | None:
     if perplexity < frequency:
         return None
     return (
-        f"the teacher's perplexity on the test rows is {perplexity:,.0f}, and that of knowing only"
+        f"the {whose}'s perplexity on the test rows is {perplexity:,.0f}, and that of knowing only"
         f" how frequent each token is {frequency:,.0f}: it has nothing to teach yet; fit it longer or"
         " at a higher learning rate, or take one that was trained as a language model"
     )

@@ -167,19 +167,20 @@ def copied_layers(context: Context, student: LoadedModel) -> list[int] | None:
 
 def describe(spec: Student, teacher: LoadedModel) -> str:
     """The student's origin in a few words, for the report."""
+    dropout = "" if spec.dropout is None else f", dropout {spec.dropout:g}"
+    plural = "s" if len(spec.layers or ()) > 1 else ""
+    layers = f"layer{plural} {', '.join(map(str, spec.layers or ()))} of "
     if spec.config:
-        return f"a {spec.config.get('model_type')} from its config"
+        return f"a {spec.config.get('model_type')} from its config{dropout}"
     if spec.model:
-        plural = "s" if len(spec.layers or ()) > 1 else ""
-        layers = f"layer{plural} {', '.join(map(str, spec.layers))} of " if spec.layers else ""
-        return layers + named(spec.model)
+        return f"{layers if spec.layers else ''}{named(spec.model)}{dropout}"
     total = getattr(teacher.model.config, "num_hidden_layers", "?")
     rest = "".join(f", {name.replace('_', ' ')} {size}" for name, size in spec.widths.items())
     rest += ", vocabulary trimmed" if spec.vocabulary == "trim" else ""
-    if not spec.layers:
-        return f"the teacher's own shape, all layers{rest}"
-    plural = "s" if len(spec.layers) > 1 else ""
-    return f"layer{plural} {', '.join(map(str, spec.layers))} of the teacher's {total}{rest}"
+    origin = (
+        f"{layers}the teacher's {total}" if spec.layers else "the teacher's own shape, all layers"
+    )
+    return origin + rest + dropout
 
 
 def named(source: str | None) -> str:

@@ -151,6 +151,8 @@ def _language(context: Context, stage: Stage) -> Context:
     labelled = learn.label(inner, rows, learn.fit_teacher(inner, rows))
     learn.student(inner, labelled)
     learn.untrained(inner, labelled)
+    for warning in inner.warnings:
+        context.warn(f"stage '{stage.name}': {warning}")
     for name, done in inner.run.done.items():
         context.run.done[f"{stage.name}/{name}"] = replace(done, name=f"{stage.name}/{name}")
     return inner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,10 +168,12 @@ def test_a_run_directory_that_is_a_file(
 
 def test_distill_alone(edgekd: Cli, bert_dir: Path, intents: Any, tmp_path: Path) -> None:
     given = ["--train", intents.train, "--test", intents.test, "--out", tmp_path / "run"]
-    quick = ["--layers", "0", "--epochs", 1, "--no-control", "--json", "-"]
-    answer = edgekd("distill", bert_dir, *given, *quick)
+    quick = ["--layers", "0", "--epochs", 1, "--no-control"]
+    answer = edgekd("distill", bert_dir, *given, *quick, "--json", tmp_path / "said.json")
     assert answer.code == 0, answer.err
-    document = json.loads(answer.out)
+    assert re.search(r"^student +[\d,]+ parameters  accuracy 0\.", answer.out, re.MULTILINE)
+    document = json.loads((tmp_path / "said.json").read_text())
+    assert document["warnings"] == []
     assert document["schema"] == "edgekd.distill/1"
     assert [row["id"] for row in document["models"]] == ["teacher", "student"]
     assert (Path(document["student"]) / "model.safetensors").is_file()

@@ -15,7 +15,7 @@ from edgekd.errors import InputError
 from edgekd.pipeline import learn
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.preflight import share_cut_off
-from edgekd.pipeline.shape import copied_layers, estimate, resolve, smallest_precision
+from edgekd.pipeline.shape import copied_layers, describe, estimate, resolve, smallest_precision
 from edgekd.pipeline.stage import Run
 from edgekd.preprocess import Row
 
@@ -47,6 +47,7 @@ def test_a_share_of_the_teacher(context_of: Callable[..., Context]) -> None:
     assert built.parameters <= 0.6 * context.teacher.parameters
     assert chosen.student.vocabulary == "trim" and not chosen.student.limited
     assert chosen.student.dropout == 0.0
+    assert describe(chosen.student, context.teacher).endswith(", dropout 0")
     assert copied_layers(context, built) == chosen.student.layers
     assert "parameters" in chosen.why and "60.0% of the teacher's" in chosen.why
     # Student and control start from the same weights.

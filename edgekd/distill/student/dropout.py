@@ -10,17 +10,25 @@ from typing import Any
 
 from torch import nn
 
+_VALUES = ("dropout", "pdrop")  # as families name theirs: hidden_dropout_prob, attn_pdrop
+_LAYERS = ("drop_path", "drop_prob", "layerdrop")
+
 
 def set_dropout(model: nn.Module, rate: float) -> None:
-    """Set every dropout of ``model`` to ``rate``, and its config's, which later stages read."""
+    """Set every dropout of ``model`` to ``rate``, and its config's, which later stages read.
+
+    A rate of 0 also ends the dropping of whole layers (stochastic depth); another leaves that.
+    """
+    names = _VALUES if rate else _VALUES + _LAYERS
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate
-        _set_floats(module, rate)  # attention keeps its own as a number
-    _set_floats(model.config, rate)
+        _set_floats(module, names, rate)  # attention keeps its own as a number
+    _set_floats(model.config, names, rate)
 
 
-def _set_floats(owner: Any, rate: float) -> None:
+def _set_floats(owner: Any, names: tuple[str, ...], rate: float) -> None:
     for name, value in list(vars(owner).items()):
-        if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and any(part in name for part in names):
             setattr(owner, name, rate)
