@@ -106,7 +106,13 @@ def _list(value: Any, where: str, role: str) -> list[str]:
         value = _cell(value, where, role)
     if not isinstance(value, list | tuple | np.ndarray):
         raise InputError(f"{where}: a {type(value).__name__}, not a list of words")
-    return [_words(item, where) for item in value]
+    found = [_words(item, where) for item in value]
+    if role == "labels" and set(found) <= {"0", "1"} and len(found) > len(set(found)):
+        raise InputError(
+            f"{where}: {' '.join(found)} looks like a yes or no for each label; write the names or"
+            " positions of those that hold"
+        )
+    return found
 
 
 def _cell(value: str, where: str, role: str) -> list[Any]:
@@ -219,6 +225,8 @@ def drop_overlap(
     ``what`` names the rows in messages: training, selection, unlabelled. Blocks of ``running`` text
     are compared as the texts that they are cut from: no run of the test text stays in training.
     """
+    if not train or not test:
+        return list(train), Overlap(0, 0, 0.0)
     keys, theirs = ([content_key(row) for row in rows] for rows in (train, test))
     both = set(keys) & set(theirs)
     mine, shared = (np.array([key in both for key in found], float) for found in (keys, theirs))
@@ -226,14 +234,17 @@ def drop_overlap(
         runs = blocks.shared_runs(train, test)
         mine, shared = (np.maximum(*pair) for pair in zip((mine, shared), runs, strict=True))
     kept = [row for row, share in zip(train, mine, strict=True) if not share]
-    overlap = Overlap(int((shared > 0).sum()), len(train) - len(kept), float(shared.mean()))
+    # A row counts as one, running text by its length.
+    sizes = [len(row["text"]) for row in test] if running else None
+    share = float(np.average(shared, weights=sizes))
+    overlap = Overlap(int((shared > 0).sum()), len(train) - len(kept), share)
     if overlap.share > OVERLAP_LIMIT and not allow:
         much = f"{overlap.test_rows} of {len(test)} test rows ({overlap.share:.1%}) also stand"
         if running:
             much = f"{overlap.share:.1%} of the test text also stands"
         raise InputError(
             f"{much} in the {what} data; above {OVERLAP_LIMIT:.0%} no result can be trusted. Split the"
-            " data again, or say 'allow_overlap: true' under data: to drop it from training and go on"
+            " data again, or say 'allow_overlap: true' under data: to drop it there and go on"
         )
     return kept, overlap
 

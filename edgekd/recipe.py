@@ -36,10 +36,9 @@ from edgekd.sections import (
 
 # What a run writes under these names, so that no stage can have them.
 RECORDS = {
-    *("teacher", "student-no-kd", "data", "label", "objective", "untrained", "control-rate"),
-    *("analysis", "shift", "tune", "stages", "partial", "seeds", "signals", "bundles"),
-    "recipe",
-    "rehearsal",
+    *("recipe", "data", "rehearsal", "teacher", "label", "objective", "control-rate"),
+    *("student-no-kd", "untrained", "analysis", "shift", "tune"),
+    *("stages", "partial", "seeds", "signals", "bundles"),
 }
 
 

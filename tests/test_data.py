@@ -134,6 +134,16 @@ def test_a_list_in_a_cell_is_json_or_words(
         data.read_rows(source, task)
 
 
+@pytest.mark.parametrize("cell", [[1, 0, 1], "[0, 0, 1]", "1 0 1"])
+def test_a_yes_or_no_for_each_label_is_no_list_of_them(tmp_path: Path, cell: Any) -> None:
+    task = tasks.get("text-classification/multi-label")
+    source = write(tmp_path / "x.jsonl", json.dumps({"text": "one", "labels": cell}))
+    with pytest.raises(InputError, match=r"row 1, column 'labels': [01 ]+ looks like a yes or no"):
+        data.read_rows(source, task)
+    source = write(tmp_path / "y.jsonl", json.dumps({"text": "one", "labels": [1, 0]}))
+    assert data.read_rows(source, task)[0]["labels"] == ["1", "0"]  # both classes
+
+
 def test_images_from_folders_arrays_and_bytes(tmp_path: Path) -> None:
     import io
 
@@ -291,7 +301,14 @@ def test_running_text_is_compared_wherever_its_blocks_begin() -> None:
     # A quotation of some words is none, and short texts are the same as a whole.
     quoted = blocks_of([*words[:10], *other])
     assert data.drop_overlap(quoted[1:], test, allow=False, running=True)[0] == quoted[1:]
-    assert data.drop_overlap(quoted, test, allow=True, running=True)[1].share == 1 / 20
+    share = data.drop_overlap(quoted, test, allow=True, running=True)[1].share
+    assert share == len(test[0]["text"]) / sum(len(row["text"]) for row in test)
+    # A share of the text: a short row counts for little.
+    short = [{"text": "Yes."}, *test]
+    found = data.drop_overlap(
+        [{"text": "yes."}, *blocks_of(other)], short, allow=False, running=True
+    )
+    assert 0 < found[1].share < 0.003 and found[1].test_rows == 1
 
 
 def test_an_empty_class_is_named() -> None:

@@ -37,6 +37,7 @@ class Context:
     warnings: list[str] = field(default_factory=list)
     # Whose teacher a model is compared with, where its own is an assistant.
     judge: Context | None = None
+    inner: dict[str, Context] = field(default_factory=dict)  # stages with a task of their own
 
     @property
     def task(self) -> tasks.Task:
@@ -145,6 +146,10 @@ class Context:
             chosen_on = self._named(self._read(self.recipe.data.selection))
             # Choosing on test rows would make the test data choose.
             chosen_on = self._apart(chosen_on, self.test, "selection")[0]
+            if not chosen_on:
+                raise InputError(
+                    "every row of data.selection also stands in the test data; give rows that do not"
+                )
             return self._apart(rows, chosen_on, "training", allow=True)[0], chosen_on
         if not self.chooses:
             return rows, []

@@ -219,9 +219,10 @@ def check_objective(context: Context, labelled: Done) -> Done:
 
 def plan_untrained(context: Context, teacher: LoadedModel) -> LoadedModel:
     """Plan the objective for ``teacher``, which may not have been fitted yet; return the student."""
+    rows = [*context.train, *context.unlabelled]  # read before the copy, which shares them then
     trial = copy.copy(context)
     trial.__dict__["teacher"] = teacher
-    student = fresh_student(trial, [*context.train, *context.unlabelled], context.recipe.seed)
+    student = fresh_student(trial, rows, context.recipe.seed)
     plan(trial, context.recipe.distill, student)
     return student
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -70,28 +71,39 @@ def _check_losses(context: Context, space: Space, losses: Mapping[str, Any]) -> 
     """Losses must go with one of the methods that are tried, or their trials would all fail."""
     from edgekd.distill.terms import terms
 
-    given, refused = context.recipe.distill, ""
-    for method in _choices(space, "method", [given.method]):
-        values = {"losses": losses, "method": method, "temperature": None, "layer_map": None}
+    refused = []
+    for settings in _tried(context, {**space, "losses": Choices((losses,))}):
         try:
-            terms(Distill.model_validate({**given.model_dump(), **values}), context.task)
-        except ValidationError as error:
-            refused = refused or error.errors()[0]["msg"].removeprefix("Value error, ")
+            terms(settings, context.task)
         except InputError as error:
-            refused = refused or str(error)
+            refused.append(str(error))
         else:
             return
-    raise InputError(f"tune.space.losses, {dict(losses)}: {refused}")
+    why = refused[0] if refused else "all weights are 0: nothing would be learned"
+    raise InputError(f"tune.space.losses, {dict(losses)}: {why}")
 
 
 def _softened(context: Context, space: Space) -> bool:
-    """Whether some method or other loss that is tried reads the temperature."""
-    from edgekd.distill.losses.registry import LOSSES
+    """Whether some of the settings that are tried read the temperature."""
+    from edgekd.distill.terms import reads
 
-    distill, task = context.recipe.distill, context.task
-    tried = {*_choices(space, "method", [task.method(distill.method, distill.top_k)])}
-    tried.update(*_choices(space, "losses", [distill.losses]))
-    return any(LOSSES[name].softened for name in LOSSES.keys() & tried)
+    for settings in _tried(context, space):
+        with suppress(InputError):  # its trial fails, and says why
+            if "temperature" in reads(settings, context.task):
+                return True
+    return False
+
+
+def _tried(context: Context, space: Space) -> Iterator[Distill]:
+    """The recipe's settings with each method and list of losses, at the highest weights tried."""
+    own = context.recipe.distill
+    fixed: dict[str, float | None] = {"temperature": None, "layer_map": None}
+    fixed |= {name: _highest(space[name]) for name in own.weights if name in space}
+    for method in _choices(space, "method", [own.method]):
+        for losses in _choices(space, "losses", [own.losses]):
+            values = {**own.model_dump(), **fixed, "method": method, "losses": losses}
+            with suppress(ValidationError):  # all weights 0
+                yield Distill.model_validate(values)
 
 
 def _choices(space: Space, name: str, own: list[Any]) -> list[Any]:

@@ -159,8 +159,11 @@ def _language(context: Context, stage: Stage) -> Context:
 
 
 def _inner(context: Context, stage: Stage) -> Context:
-    """The run that a stage with a task is by itself."""
-    return Context(context.recipe.of(stage), Run(context.run.path / stage.name), context.beside)
+    """The run that a stage with a task is by itself; its rows are read once."""
+    if stage.name not in context.inner:
+        run = Run(context.run.path / stage.name)
+        context.inner[stage.name] = Context(context.recipe.of(stage), run, context.beside)
+    return context.inner[stage.name]
 
 
 def _follow(first: Context, context: Context, **sections: Any) -> Context:

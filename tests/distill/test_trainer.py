@@ -193,9 +193,8 @@ def test_it_goes_on_from_the_last_whole_checkpoint(
     monkeypatch.undo()
     last = trainer.last_checkpoint(folder)
     assert last is not None and Path(last).name == ("checkpoint-9" if whole else "checkpoint-6")
-    resumed = fresh(
-        seed=99, dropout=0.1
-    )  # its weights must come from the checkpoint, every one of them
+    # Every one of its weights must come from the checkpoint.
+    resumed = fresh(seed=99, dropout=0.1)
     outcome = fit(resumed, rows, folder)
     assert same(weights(resumed), weights(calm))
     assert outcome.steps == expected.steps

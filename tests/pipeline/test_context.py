@@ -240,6 +240,12 @@ def test_text_of_the_test_is_found_in_training_wherever_blocks_begin(
     for values in ({"train": "train"}, {"train": "clean", "unlabelled": "more.txt"}):
         with pytest.raises(InputError, match=r"100\.0% of the test text also stands in the"):
             context(**values).unlabelled  # noqa: B018
+    with pytest.raises(InputError, match="also stands in the selection data"):
+        context("clean", selection="more.txt").selection  # noqa: B018
+    apart = context("clean", selection="more.txt", allow_overlap=True)
+    assert "".join(row["text"] for row in apart.selection).startswith(" 400 of the play")
+    with pytest.raises(InputError, match=r"every row of data\.selection also stands in the test"):
+        context("clean", selection="test.txt", allow_overlap=True).selection  # noqa: B018
     allowed = context("train", unlabelled="more.txt", allow_overlap=True, augment={"copies": 1})
     assert allowed.overlap.share == 1 and allowed.overlap.dropped >= len(allowed.test)
     learned = "".join(row["text"] for row in allowed.train)

@@ -169,6 +169,8 @@ def test_text_ranking(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
     (row,) = document["bundles"]
     assert set(row["metrics"]) == {"mrr", "ndcg@10"}
     assert Bundle.open(tmp_path / "run" / row["path"]).manifest.outputs[0].shape == ("batch", 1)
+    (store,) = (tmp_path / "run/signals").glob("train-*")
+    assert SignalStore.open(store).spec.fields["logits"].dtype == "float32"
 
 
 def test_multi_label(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
@@ -218,9 +220,8 @@ def test_regression(bert_dir: Path, intents: Any, tmp_path: Path) -> None:
     teacher = document["models"][0]
     assert list(teacher["metrics"]) == ["spearman", "pearson", "mse"]
     assert teacher["metrics"]["pearson"] > 0.7
-    (store,) = (tmp_path / "run/signals").glob(
-        "train-*"
-    )  # prices and years have more than 3 digits
+    # Prices and years have more than three digits.
+    (store,) = (tmp_path / "run/signals").glob("train-*")
     assert SignalStore.open(store).spec.fields["logits"].dtype == "float32"
     (row,) = document["bundles"]
     assert Bundle.open(tmp_path / "run" / row["path"]).manifest.labels == ()
@@ -283,6 +284,7 @@ def test_the_verbs_take_every_kind_of_answer(
     store = tmp_path / "store"
     code, found = said(tmp_path, "label", scorer, "--data", data, "--out", store, *ranking)
     assert code == 0 and found["labelled"] == 8
+    assert SignalStore.open(store).spec.fields["logits"].dtype == "float32"
     code, found = said(tmp_path, "eval", bundle, "--data", data, "--signals", store)
     assert code == 0 and found["retained"] == 1 and found["agreement"] == 1
     code, _ = said(tmp_path, "export", encoder_dir, "--target", "browser", "--out", tmp_path / "b")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from edgekd import recipe as recipes
 from edgekd.errors import InputError
@@ -41,3 +42,8 @@ def test_unlabelled_rows_are_matched_token_by_token_too(
     plan(plain, plain.recipe.distill, student)
     with pytest.raises(InputError, match="cuts texts into other tokens"):
         plan(more, more.recipe.distill, student)
+    # A batch in parts has other statistics: refused here, before the teacher is asked.
+    student.model.add_module("norm", torch.nn.BatchNorm1d(2))
+    parts = plain.recipe.distill.model_copy(update={"gradient_accumulation": 2})
+    with pytest.raises(InputError, match="batch normalisation"):
+        plan(plain, parts, student)

@@ -207,6 +207,7 @@ def test_tuners_join_one_another_but_no_run(tuned: tuple[Path, Document]) -> Non
         ({"epochs": 2, "space": {"epochs": [2, 4]}}, "ends every trial at 2"),
         ({"space": {"method": ["softend_kl"]}}, "did you mean 'softened_kl'"),
         ({"space": {"method": ["logit_mse"], "temperature": [2, 4]}}, "no method that is tried"),
+        ({"space": {"losses": [{"dist": 0}], "soft_weight": [0]}}, "nothing would be learned"),
         ({"space": {"losses": [{}, {"dits": 0.5}]}}, "tune.space.losses.*did you mean 'dist'"),
         (
             {"space": {"losses": [{"softened_kl": 0.5}]}},
@@ -244,12 +245,21 @@ def test_values_that_do_not_go_together_fail_their_trial(
 def test_losses_that_go_with_one_of_the_methods_are_tried(
     digits_recipe: Write, tmp_path: Path
 ) -> None:
-    """And so is a temperature that only one of these losses has."""
-    distill = {"method": "logit_mse"}
-    space = {"losses": [{"logit_mse": 1}], "method": ["dist", "logit_mse"], "temperature": [2, 4]}
-    for given in (space, {"losses": [{}, {"dist": 1}], "temperature": [2, 4]}):
-        path = digits_recipe(tmp_path, distill=distill, tune={"space": given})
-        search(path, tmp_path / str(len(given))).check()
+    """And so is a temperature that only one of these losses has, if it weighs anything."""
+    heat = {"temperature": [2, 4]}
+    spaces: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"method": "logit_mse"}, {"losses": [{"logit_mse": 1}], "method": ["dist", "logit_mse"]}),
+        ({"method": "logit_mse"}, {"losses": [{}, {"dist": 1}]}),
+        ({"soft_weight": 0, "hidden_weight": 1}, {"soft_weight": [0, 1]}),
+    ]
+    for number, (distill, given) in enumerate(spaces):
+        path = digits_recipe(tmp_path, distill=distill, tune={"space": given | heat})
+        search(path, tmp_path / str(number)).check()
+    for distill, given in (*spaces[1:], ({"hidden_weight": 1}, {"soft_weight": [0]})):
+        kept = {name: values[:1] for name, values in given.items()}
+        path = digits_recipe(tmp_path, distill=distill, tune={"space": kept | heat})
+        with pytest.raises(InputError, match="no method that is tried has one"):
+            search(path, tmp_path / "none").check()
 
 
 def test_the_default_space_lies_around_the_recipe(digits_recipe: Write, tmp_path: Path) -> None:
