@@ -100,6 +100,9 @@ _NO_LIST = {
 }
 
 
+_YES_OR_NO = {"0", "1", "0.0", "1.0", "False", "True", "false", "true"}
+
+
 def _list(value: Any, where: str, role: str) -> list[str]:
     """A list of words or tags; in a CSV file they stand in one cell."""
     if isinstance(value, str):
@@ -107,7 +110,7 @@ def _list(value: Any, where: str, role: str) -> list[str]:
     if not isinstance(value, list | tuple | np.ndarray):
         raise InputError(f"{where}: a {type(value).__name__}, not a list of words")
     found = [_words(item, where) for item in value]
-    if role == "labels" and set(found) <= {"0", "1"} and len(found) > len(set(found)):
+    if role == "labels" and set(found) <= _YES_OR_NO and len(found) > len(set(found)):
         raise InputError(
             f"{where}: {' '.join(found)} looks like a yes or no for each label; write the names or"
             " positions of those that hold"

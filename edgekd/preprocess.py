@@ -14,7 +14,7 @@ of words); image tasks read ``image`` (a path, a PIL image, or an array of shape
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -107,6 +107,11 @@ class TextPreprocessor:
         ]
         return self.tokenizer.encode_batch(pairs)
 
+    def each(self, rows: Sequence[Row]) -> Iterator[Any]:
+        """What :meth:`tokens` returns, one by one: encodings are large, and few are kept at once."""
+        for begin in range(0, len(rows), 1024):
+            yield from self.tokens(rows[begin : begin + 1024])
+
     def pad(self, encodings: Sequence[Any], length: int | None = None) -> Arrays:
         """Pad tokenized rows to ``length`` or to the longest of them."""
         width = length or max((len(e.ids) for e in encodings), default=1) or 1
@@ -128,7 +133,7 @@ class TextPreprocessor:
 
     def lengths(self, rows: Sequence[Row]) -> np.ndarray:
         """Tokens per row after truncation: int64 [len(rows)]."""
-        return np.array([len(e.ids) for e in self.tokens(rows)], np.int64)
+        return np.array([len(e.ids) for e in self.each(rows)], np.int64)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -134,11 +134,13 @@ def test_a_list_in_a_cell_is_json_or_words(
         data.read_rows(source, task)
 
 
-@pytest.mark.parametrize("cell", [[1, 0, 1], "[0, 0, 1]", "1 0 1"])
+@pytest.mark.parametrize("cell", [[1, 0, 1], [True, False, True], "[0.0, 0.0, 1.0]", "1 0 1"])
 def test_a_yes_or_no_for_each_label_is_no_list_of_them(tmp_path: Path, cell: Any) -> None:
     task = tasks.get("text-classification/multi-label")
     source = write(tmp_path / "x.jsonl", json.dumps({"text": "one", "labels": cell}))
-    with pytest.raises(InputError, match=r"row 1, column 'labels': [01 ]+ looks like a yes or no"):
+    with pytest.raises(
+        InputError, match=r"row 1, column 'labels': [01TrueFals. ]+ looks like a yes or no"
+    ):
         data.read_rows(source, task)
     source = write(tmp_path / "y.jsonl", json.dumps({"text": "one", "labels": [1, 0]}))
     assert data.read_rows(source, task)[0]["labels"] == ["1", "0"]  # both classes

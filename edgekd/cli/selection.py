@@ -38,14 +38,19 @@ def divided(selection: Rows, most: int, group: Sequence[str] = ()) -> tuple[Rows
     at most a fifth of the rows, or of what they form by the columns ``group``: a query is scored
     with all its candidates or not at all. Raises :class:`InputError` where there are too few.
     """
-    firsts = list({group_key(row, group): row for row in selection}.values())
-    taken = spread(firsts, min(most, len(firsts) // 5))
-    keys = {group_key(row, group) for row in taken}
-    ranging = [row for row in selection if group_key(row, group) in keys]
+    groups: dict[bytes, Rows] = {}
+    for row in selection:
+        groups.setdefault(group_key(row, group), []).append(row)
+    needed = max(1, round(most * len(groups) / max(1, len(selection))))
+    keys = {
+        group_key(row, group)
+        for row in spread([rows[0] for rows in groups.values()], min(needed, len(groups) // 5))
+    }
     chosen_on = [row for row in selection if group_key(row, group) not in keys]
+    ranging = [row for key in keys for row in groups[key]]
     if not ranging or not chosen_on:
         raise InputError(
-            f"--select has {len(selection)} rows, too few that differ: auto sets activation ranges"
-            " by a fifth of them and chooses on the others; give more"
+            f"--select has {len(groups)} {'groups of ' * bool(group)}rows that differ, too few: auto"
+            " sets activation ranges by a fifth of them and chooses on the others; give more"
         )
     return chosen_on, [dict(row) for row in spread(ranging, most)]

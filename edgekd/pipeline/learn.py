@@ -169,7 +169,7 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         vocabulary = getattr(teacher.model.config, "vocab_size", 0)
         preflight.teacher_knows(context.task, said, references, labels, source, vocabulary)
         label_rows(context, context.learned, learned_from, context.task.signal_dtype)
-        return {
+        result = {
             "params": teacher.parameters,
             "revision": teacher.revision,
             "size_bytes": weight_bytes(teacher.source) or _memory_bytes(teacher),
@@ -179,6 +179,9 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
             "cut": cut,
             "frequency": preflight.by_frequency(context.task, said, context.train, teacher),
         }
+        if warning := preflight.dull(result, whose):
+            say(f"  {warning}")
+        return result
 
     depends = {
         "rows": rows,
@@ -187,11 +190,12 @@ def label(context: Context, rows: Done, fitted: Done | None, name: str = "label"
         "revision": recipe.teacher.revision,
     }
     done = context.run.stage(name, depends, (*MODELS, "edgekd.signals"), make)
-    if warning := preflight.cut_off(done.result["cut"], whose):
-        context.warn(warning)  # said when the rows were counted
-    if warning := preflight.dull(done.result, whose):
-        context.warn(warning)
-        say(f"  {warning}")
+    for warning in (
+        preflight.cut_off(done.result["cut"], whose),
+        preflight.dull(done.result, whose),
+    ):
+        if warning:
+            context.warn(warning)  # said when it was found
     return done
 
 

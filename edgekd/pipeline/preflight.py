@@ -138,13 +138,16 @@ def by_frequency(
     if not task.over_vocabulary:
         return None
     counts = np.zeros(int(teacher.model.config.vocab_size))  # type: ignore[union-attr, arg-type]
-    for encoding in teacher.preprocessor.tokens(rows):  # type: ignore[attr-defined]
-        own = np.array(encoding.special_tokens_mask) == 0
-        np.add.at(counts, np.array(encoding.ids)[own], 1)
+    special: set[int] = set()
+    for encoding in teacher.preprocessor.each(rows):  # type: ignore[attr-defined]
+        ids = np.array(encoding.ids)
+        np.add.at(counts, ids, 1)
+        special.update(ids[np.array(encoding.special_tokens_mask) > 0].tolist())
+    truth = np.asarray(outputs["truth"])[np.asarray(outputs["mask"]) > 0]
+    counts[list(special - set(truth.tolist()))] = 0  # what begins a row, say, is never asked for
     seen = counts > 0
     share = counts / (counts.sum() + seen.sum())
     share[~seen] = (1 - share.sum()) / max(1, (~seen).sum())
-    truth = np.asarray(outputs["truth"])[np.asarray(outputs["mask"]) > 0]
     return float(np.exp(-np.log(share / share.sum())[truth].mean()))
 
 
@@ -196,7 +199,7 @@ def share_cut_off(preprocessor: Preprocessor, rows: Sequence[Row]) -> float:
         return float((seconds > longest).mean())
     if not isinstance(preprocessor, TextPreprocessor) or not rows:
         return 0.0
-    return float(np.mean([bool(tokens.overflowing) for tokens in preprocessor.tokens(rows)]))
+    return float(np.mean([bool(tokens.overflowing) for tokens in preprocessor.each(rows)]))
 
 
 def cut_off(share: float, whose: str) -> str | None:
@@ -218,9 +221,5 @@ def same_tokens(teacher: Preprocessor, student: Preprocessor, rows: Sequence[Row
         return True
     if (teacher.tokenizer_json, teacher.max_length) == (student.tokenizer_json, student.max_length):
         return True
-    for begin in range(0, len(rows), 1024):  # encodings are large: not of all rows at once
-        part = rows[begin : begin + 1024]
-        pairs = zip(teacher.tokens(part), student.tokens(part), strict=True)
-        if any(ours.tokens != theirs.tokens for ours, theirs in pairs):
-            return False
-    return True
+    pairs = zip(teacher.each(rows), student.each(rows), strict=True)
+    return all(ours.tokens == theirs.tokens for ours, theirs in pairs)

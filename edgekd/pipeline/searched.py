@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 from pydantic import ValidationError
@@ -49,10 +50,10 @@ def check(context: Context, settings: Tune, space: Space) -> None:
     task does not have, and for a temperature that nothing would read.
     """
     epochs, cap = space.get("epochs"), settings.epochs
-    if cap is not None and epochs is not None and _highest(epochs) > cap:
+    if cap is not None and epochs is not None and _ends(epochs)[1] > cap:
         raise InputError(
             f"tune.epochs ends every trial at {cap}, so tune.space.epochs cannot tell"
-            f" {_highest(epochs):g} from it; drop one of them"
+            f" {_ends(epochs)[1]:g} from it; drop one of them"
         )
     known = context.task.methods
     for method in _choices(space, "method", []):
@@ -64,7 +65,9 @@ def check(context: Context, settings: Tune, space: Space) -> None:
     for losses in _choices(space, "losses", []):
         _check_losses(context, space, losses)
     if "temperature" in space and not _softened(context, space):
-        raise InputError("tune.space.temperature: no method that is tried has one; drop it")
+        raise InputError(
+            "tune.space.temperature: no method that is tried has one, nor another loss; drop it"
+        )
 
 
 def _check_losses(context: Context, space: Space, losses: Mapping[str, Any]) -> None:
@@ -87,23 +90,35 @@ def _softened(context: Context, space: Space) -> bool:
     """Whether some of the settings that are tried read the temperature."""
     from edgekd.distill.terms import reads
 
+    refused: list[InputError | None] = []
     for settings in _tried(context, space):
-        with suppress(InputError):  # its trial fails, and says why
+        try:
             if "temperature" in reads(settings, context.task):
                 return True
+        except InputError as error:
+            refused.append(error)
+        else:
+            refused.append(None)
+    if refused and None not in refused:
+        raise refused[0] or InputError("nothing can be tried")
     return False
 
 
 def _tried(context: Context, space: Space) -> Iterator[Distill]:
-    """The recipe's settings with each method and list of losses, at the highest weights tried."""
+    """The recipe's settings with each method and list of losses, at the ends of each weight."""
     own = context.recipe.distill
-    fixed: dict[str, float | None] = {"temperature": None, "layer_map": None}
-    fixed |= {name: _highest(space[name]) for name in own.weights if name in space}
+    weights = [[(name, v) for v in _ends(space[name])] for name in own.weights if name in space]
     for method in _choices(space, "method", [own.method]):
         for losses in _choices(space, "losses", [own.losses]):
-            values = {**own.model_dump(), **fixed, "method": method, "losses": losses}
-            with suppress(ValidationError):  # all weights 0
-                yield Distill.model_validate(values)
+            for chosen in product(*weights):
+                values = {
+                    "temperature": None,
+                    "layer_map": None,
+                    "method": method,
+                    "losses": losses,
+                }
+                with suppress(ValidationError):  # all weights 0
+                    yield Distill.model_validate({**own.model_dump(), **values, **dict(chosen)})
 
 
 def _choices(space: Space, name: str, own: list[Any]) -> list[Any]:
@@ -118,5 +133,8 @@ def _least_classes(method: str) -> int:
     return LOSSES[method].least_classes
 
 
-def _highest(values: Range | Choices) -> float:
-    return values.high if isinstance(values, Range) else max(values.values)
+def _ends(values: Range | Choices) -> tuple[float, float]:
+    """The lowest and the highest of what is tried."""
+    if isinstance(values, Range):
+        return values.low, values.high
+    return min(values.values), max(values.values)

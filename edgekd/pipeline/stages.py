@@ -155,6 +155,7 @@ def _language(context: Context, stage: Stage) -> Context:
         context.warn(f"stage '{stage.name}': {warning}")
     for name, done in inner.run.done.items():
         context.run.done[f"{stage.name}/{name}"] = replace(done, name=f"{stage.name}/{name}")
+    del context.inner[stage.name]  # with its rows and its teacher
     return inner
 
 

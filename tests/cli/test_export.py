@@ -117,7 +117,7 @@ def test_activation_ranges_come_from_rows_that_nothing_is_chosen_on() -> None:
     assert {row["text"] for row in (*chosen_on, *ranging)} == {row["text"] for row in rows}
     assert len(divided([{"text": f"row {i}"} for i in range(999)], 128)[1]) == 128
     for few in (rows[:4], rows[:1] * 9):
-        with pytest.raises(InputError, match=r"--select has . rows, too few that differ"):
+        with pytest.raises(InputError, match=r"--select has . rows that differ, too few"):
             divided(few, 128)
 
 
@@ -127,9 +127,19 @@ def test_activation_ranges_come_from_queries_that_nothing_is_chosen_on() -> None
     asked = {row["text"] for row in ranging}
     assert len(asked) == 2 and len(ranging) == 10  # with all their candidates
     assert not [row for row in chosen_on if row["text"] in asked]
-    assert len(chosen_on) == 40 and len(divided(pairs, 1, ("text",))[1]) == 1
-    with pytest.raises(InputError, match="too few that differ"):
+    assert len(chosen_on) == 40
+    chosen_on, ranging = divided(pairs, 3, ("text",))  # no more queries than are needed
+    assert (len(chosen_on), len(ranging)) == (45, 3)
+    with pytest.raises(InputError, match="--select has 4 groups of rows that differ, too few"):
         divided([row for row in pairs if row["text"] < "q4"], 128, ("text",))
+
+
+def test_a_ranking_is_divided_by_its_queries(edgekd: Cli, bert_dir: Path, tmp_path: Path) -> None:
+    rows = [{"query": f"q{i % 4}", "passage": f"p{i}", "label": i % 2} for i in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = ["--task", "text-ranking", "--precision", "auto", "--select", tmp_path / "pairs.jsonl"]
+    answer = edgekd("export", bert_dir, *given, "--out", tmp_path / "bundle")
+    assert answer.code == 2 and "4 groups of rows that differ, too few" in answer.err
 
 
 def test_verify_says_no(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from edgekd.signals import SignalStore
+from tests.conftest import write_csv
 
 Cli = Callable[..., Any]
 
@@ -169,13 +170,17 @@ def test_a_run_directory_that_is_a_file(
 
 
 def test_distill_alone(edgekd: Cli, bert_dir: Path, intents: Any, tmp_path: Path) -> None:
-    given = ["--train", intents.train, "--test", intents.test, "--out", tmp_path / "run"]
+    long = ({"text": f"my card {i} " * 30, "label": "card"} for i in range(9))
+    train = write_csv(tmp_path / "train.csv", [*intents.train_rows, *long])
+    given = ["--train", train, "--test", intents.test, "--out", tmp_path / "run"]
     quick = ["--layers", "0", "--epochs", 1, "--no-control"]
     answer = edgekd("distill", bert_dir, *given, *quick, "--json", tmp_path / "said.json")
     assert answer.code == 0, answer.err
     assert re.search(r"^student +[\d,]+ parameters  accuracy [01]\.", answer.out, re.MULTILINE)
     document = json.loads((tmp_path / "said.json").read_text())
-    assert document["warnings"] == []
+    (warning,) = document["warnings"]
+    assert "of the training rows are longer than the teacher reads: cut off" in warning
+    assert f"note: {warning}" in answer.out
     assert document["schema"] == "edgekd.distill/1"
     assert [row["id"] for row in document["models"]] == ["teacher", "student"]
     assert (Path(document["student"]) / "model.safetensors").is_file()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 
 from edgekd import models, tasks
 from edgekd.errors import InputError
-from edgekd.pipeline.preflight import by_frequency, dull, teacher_knows
+from edgekd.pipeline.preflight import by_frequency, dull, same_tokens, teacher_knows
+from edgekd.preprocess import TextPreprocessor
 
 TASK = tasks.get("text-classification")
 LABELS = ("a", "b", "c", "d")
@@ -132,6 +135,10 @@ def test_a_language_model_is_held_against_the_frequency_of_tokens(bert_dir: Path
     unseen = 3 / 7 / (teacher.model.config.vocab_size - 3)  # type: ignore[union-attr]
     assert found == pytest.approx((2 / 7 * 1 / 7 * 2 / 7 * unseen) ** (-1 / 4))
     assert by_frequency(TASK, outputs, rows, teacher) is None
+    # A special token counts where it is asked for, as the end of a text is.
+    end = teacher.preprocessor.tokens(rows)[0].ids[-1]  # type: ignore[attr-defined]
+    ended = {"truth": np.array([[end]]), "mask": np.ones((1, 1))}
+    assert by_frequency(task, ended, rows, teacher) == pytest.approx(10 / 2)  # 2 of 6, of 4 kinds
 
     def labelled(perplexity: float) -> dict[str, Any]:
         return {"frequency": found, "evaluation": {"metrics": {"perplexity": perplexity}}}
@@ -139,3 +146,15 @@ def test_a_language_model_is_held_against_the_frequency_of_tokens(bert_dir: Path
     assert dull(labelled(found - 1), "teacher") is None
     assert "the coach's perplexity" in (dull(labelled(found), "coach") or "")
     assert dull({"frequency": None}, "teacher") is None
+
+
+def test_tokens_are_compared_to_the_last_row(bert_dir: Path) -> None:
+    teacher, student = (models.load(str(bert_dir), TASK).preprocessor for _ in range(2))
+    rows = [{"text": "the card"}] * 1100 + [{"text": "the money"}]
+    assert same_tokens(teacher, student, rows)
+    assert isinstance(student, TextPreprocessor)
+    whole = json.loads(student.tokenizer_json)
+    whole["model"]["vocab"]["##zzz"] = whole["model"]["vocab"].pop("money")
+    other = replace(student, tokenizer_json=json.dumps(whole))
+    assert same_tokens(teacher, other, rows[:-1])
+    assert not same_tokens(teacher, other, rows)

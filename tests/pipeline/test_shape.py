@@ -18,6 +18,7 @@ from edgekd.pipeline.preflight import share_cut_off
 from edgekd.pipeline.shape import copied_layers, describe, estimate, resolve, smallest_precision
 from edgekd.pipeline.stage import Run
 from edgekd.preprocess import Row
+from edgekd.sections import Student
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def context_of(bert_dir: Path, intents: Any, tmp_path: Path) -> Callable[..., Co
 
 
 def test_a_share_of_the_teacher(context_of: Callable[..., Context]) -> None:
-    context = context_of(params="60%", dropout=0.0)
+    context = context_of(params="60%", dropout=0.0, min_frequency=2)
     rows: list[Row] = list(context.train)
     chosen = resolve(context, rows)
     built = learn.fresh_student(context, rows, 0)
@@ -47,7 +48,11 @@ def test_a_share_of_the_teacher(context_of: Callable[..., Context]) -> None:
     assert built.parameters <= 0.6 * context.teacher.parameters
     assert chosen.student.vocabulary == "trim" and not chosen.student.limited
     assert chosen.student.dropout == 0.0
-    assert describe(chosen.student, context.teacher).endswith(", dropout 0")
+    assert describe(chosen.student, context.teacher).endswith(
+        ", vocabulary trimmed to what occurs 2 times, dropout 0"
+    )
+    config = Student(config={"model_type": "bert"}, dropout=0.1)
+    assert describe(config, context.teacher) == "a bert from its config, dropout 0.1"
     assert copied_layers(context, built) == chosen.student.layers
     assert "parameters" in chosen.why and "60.0% of the teacher's" in chosen.why
     # Student and control start from the same weights.

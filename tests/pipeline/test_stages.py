@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from edgekd import pipeline, recipe
+from edgekd import blocks, pipeline, recipe
 from edgekd.distill import precision
 from edgekd.errors import InputError
 
@@ -105,10 +105,21 @@ def test_an_assistant_teaches_the_student_and_everything_resumes(tmp_path: Path)
     assert seconds(tmp_path) == before
 
 
-def test_a_student_learns_the_language_before_its_task(tmp_path: Path) -> None:
+def test_a_student_learns_the_language_before_its_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned = []
+
+    def counted(*given: Any) -> Any:
+        learned.append(given[1])
+        return learn_vocabulary(*given)
+
+    learn_vocabulary = blocks.learn_vocabulary
+    monkeypatch.setattr(blocks, "learn_vocabulary", counted)
     language = {**LANGUAGE, "student": {"layers": [0]}}
     found = distil(tmp_path, stages=[language, {"name": "student", "distill": FIT}])
     assert [row["id"] for row in found["models"]] == ["teacher", "student-no-kd", "student"]
+    assert learned == [300, 300]  # of each stage's text once, the rehearsal included
     # Four epochs on 64 rows: what such a teacher knows is the frequencies.
     said = "stage 'language': the teacher's perplexity on the test rows is"
     assert [warning for warning in found["warnings"] if warning.startswith(said)]

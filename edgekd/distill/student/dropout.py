@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 _VALUES = ("dropout", "pdrop")  # as families name theirs: hidden_dropout_prob, attn_pdrop
-_LAYERS = ("drop_path", "drop_prob", "layerdrop")
+_LAYERS = ("drop_path", "drop_prob", "drop_rate", "drop_connect", "layerdrop")
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
@@ -29,6 +29,9 @@ def set_dropout(model: nn.Module, rate: float) -> None:
 
 def _set_floats(owner: Any, names: tuple[str, ...], rate: float) -> None:
     for name, value in list(vars(owner).items()):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if number and any(part in name for part in names):
+        if not any(part in name for part in names):
+            continue
+        if isinstance(value, int | float) and not isinstance(value, bool):
             setattr(owner, name, rate)
+        elif isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value):
+            setattr(owner, name, [rate] * len(value))  # one for each stage of the network
