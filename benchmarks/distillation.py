@@ -72,7 +72,7 @@ def fitting(epochs: int, rate: float, batch: int = 32) -> dict[str, Any]:
     }
 
 
-# A case is a recipe, and the epochs of teacher and student where a tenth is labelled.
+# A case is a recipe; where a tenth is labelled, the teacher's epochs and what else differs.
 CASES: dict[str, dict[str, Any]] = {
     "banking77": {
         "task": "text-classification",
@@ -86,7 +86,7 @@ CASES: dict[str, dict[str, Any]] = {
         "student": {"layers": [0, 5], "vocabulary": "trim"},
         # As tuned on held-out rows: benchmarks/results/tuning.md.
         "distill": {**learning(6, 5e-4), "method": "dist", "temperature": 2.4, "hard_weight": 0.5},
-        "tenth": (16, 2),
+        "tenth": (16, {"epochs": 2}),
     },
     "snips intents": {
         "task": "text-classification",
@@ -98,7 +98,7 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "student": {"layers": [0, 5], **NARROW},
         "distill": {**learning(3, 1e-3), "hard_weight": 0.5},
-        "tenth": (6, 2),
+        "tenth": (6, {"epochs": 2}),
     },
     "snips slots": {
         "task": "token-classification",
@@ -108,8 +108,13 @@ CASES: dict[str, dict[str, Any]] = {
             "test": str(ASSETS / "data/snips/test.jsonl"),
         },
         "student": {"layers": [0, 2, 5], **NARROW, "intermediate_size": 608},
-        "distill": {**learning(6, 7e-4, batch=16), "temperature": 4, "hard_weight": 0.5},
-        "tenth": (10, 2),
+        "distill": {
+            **learning(6, 7e-4, batch=16),
+            "temperature": 4,
+            "hard_weight": 0.5,
+            "subword_dropout": 0.3,
+        },
+        "tenth": (10, {**learning(2, 1e-3), "temperature": 2, "subword_dropout": 0}),
     },
     "fsdd": {
         "task": "audio-classification",
@@ -117,7 +122,7 @@ CASES: dict[str, dict[str, Any]] = {
         "data": {"train": str(ASSETS / "data/fsdd/train"), "test": str(ASSETS / "data/fsdd/test")},
         "student": {"params": "15%"},
         "distill": learning(30, 2e-3, batch=64),
-        "tenth": (60, 20),
+        "tenth": (60, {"epochs": 20}),
     },
     "digits": {
         "task": "image-classification",
@@ -125,7 +130,7 @@ CASES: dict[str, dict[str, Any]] = {
         "data": {"train": "builtin:digits/train", "test": "builtin:digits/test"},
         "student": {"layers": [0, 2, 5], "hidden_size": 48, "intermediate_size": 192},
         "distill": {**learning(40, 2e-3), "temperature": 4, "hard_weight": 0.5},
-        "tenth": (90, 40),
+        "tenth": (90, {"epochs": 40}),
     },
 }
 VARIANTS = {
@@ -143,7 +148,7 @@ def settings_of(case: str, setting: str, seeds: int, folder: Path) -> dict[str, 
     """The recipe of a case: with all labels, or with a tenth and the rest unlabelled."""
     base, changes = VARIANTS.get(case, (case, {}))
     values = {**CASES[base], **changes}
-    fit_epochs, epochs = values.pop("tenth")
+    fit_epochs, distill = values.pop("tenth")
     given = values.pop("teacher of all labels", None)
     if setting == "all" and given:
         values["teacher"] = {"model": given}
@@ -164,7 +169,7 @@ def settings_of(case: str, setting: str, seeds: int, folder: Path) -> dict[str, 
             values["data"]["test"] = str(_renamed(values, base, folder))
         fit = {**values["teacher"]["fit"], "epochs": fit_epochs}
         values["teacher"] = {**values["teacher"], "fit": fit}
-        values["distill"] = {**values["distill"], "epochs": epochs}
+        values["distill"] = {**values["distill"], **distill}
     return {"name": case.replace(" ", "-").replace("%", "pct"), "seeds": seeds, **values}
 
 

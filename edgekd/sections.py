@@ -45,6 +45,8 @@ class Training(Section):
     keep: Literal["last", "best"] = "last"  # best: the epoch that scores best on held-out rows
     processes: Annotated[int, Field(ge=1)] = 1  # that share each batch, on this machine
     precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the hardware has it
+    # How often rare pieces of words are missing, so that their words are cut further.
+    subword_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @property
     def parts(self) -> int:
@@ -195,7 +197,6 @@ class Student(Section):
     intermediate_size: Count | None = None
     embedding_size: Count | None = None  # where the family embeds at a width of its own
     vocabulary: Literal["keep", "trim"] | None = None  # unset: trimmed where a limit is given
-    min_frequency: Count | None = None  # of the pieces that a trimmed vocabulary keeps; 1 if unset
     params: Parameters | None = None
     size_mb: Positive | None = None  # of the bundle at the smallest precision of the targets
     model: str | None = None
@@ -226,9 +227,6 @@ class Student(Section):
         if self.limited and (explicit or source):
             limit = "params" if self.params is not None else "size_mb"
             raise ValueError(f"{limit} has the shape chosen; drop it, or {source or explicit[0]}")
-        trims = self.vocabulary == "trim" or (self.limited and self.vocabulary is None)
-        if self.min_frequency is not None and not trims:
-            raise ValueError("min_frequency goes with vocabulary: trim; add it, or drop the key")
         if source and self.widths:
             raise ValueError(f"{explicit[0]} reduces the teacher's width; drop it, or {source}")
         return self
@@ -289,6 +287,7 @@ SEARCHED = (
     "weight_decay",
     "warmup",
     "schedule",
+    "subword_dropout",
 )
 
 

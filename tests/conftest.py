@@ -6,8 +6,10 @@ import csv
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ settings.load_profile("shared")
 
 # Nothing is fetched: a test that reaches for the hub fails instead of waiting for it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_runtest_setup() -> None:
+    """torch.onnx parses the source of all its operators at each export: here once is enough."""
+    registry = sys.modules.get("torch.onnx._internal.exporter._registration")
+    operators = getattr(registry, "onnxscript_apis", None)
+    if operators is not None and not hasattr(operators.get_torchlib_ops, "cache_info"):
+        operators.get_torchlib_ops = cache(operators.get_torchlib_ops)
+
 
 LABELS = ("card", "money", "größe")
 CUES = {

@@ -63,8 +63,6 @@ def test_an_unset_variable_is_named(write_recipe: Write, monkeypatch: pytest.Mon
         ({"student": {"params": "lots"}}, "neither a share nor a number"),
         ({"student": {"params": "120%"}}, "write it as 12% or 2M"),
         ({"student": {"params": "12%", "size_mb": 4}}, "give one of params and size_mb"),
-        ({"student": {"layers": [0], "min_frequency": 2}}, "goes with vocabulary: trim; add it"),
-        ({"student": {"params": "12%", "vocabulary": "keep", "min_frequency": 2}}, "goes with voc"),
         ({"student": {"params": "12%", "heads": 2}}, "has the shape chosen; drop it, or heads"),
         ({"student": {"size_mb": 4, "model": "x"}}, "has the shape chosen; drop it, or model"),
         ({"student": {"hidden_size": 8, "model": "x"}}, "drop it, or model"),

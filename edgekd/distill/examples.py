@@ -36,11 +36,13 @@ class Examples(Dataset[int]):
         preprocessor: Preprocessor,
         labels: Sequence[str],
         signals: Signals | None = None,
+        cutters: Sequence[TextPreprocessor] = (),
     ) -> None:
         self.rows = rows
         self.task = task
         self.preprocessor = preprocessor
         self.signals = signals
+        self.cutters = cutters  # one of them cuts a row of a batch, where there are any
         text = isinstance(preprocessor, TextPreprocessor)
         self.tokens: list[Any] | None = preprocessor.tokens(rows) if text else None  # type: ignore[attr-defined]
         self.places = task.places(self.tokens or ()) if task.per_token else None
@@ -80,9 +82,32 @@ class Examples(Dataset[int]):
         """−1 where the tokenizer pads on the left, else 1."""
         return -1 if getattr(self.preprocessor, "padding_side", "right") == "left" else 1
 
+    def _cut(self, indices: Sequence[int]) -> tuple[list[Any], list[np.ndarray]]:
+        """Tokens of the rows of a batch, and the places of their words.
+
+        The batch itself is the seed: another epoch's has other rows, and a resumed one the same.
+        """
+        assert self.tokens is not None
+        tokens = [self.tokens[i] for i in indices]
+        places = [self.places[i] for i in indices] if self.places is not None else []
+        if not self.cutters:
+            return tokens, places
+        drawn = np.random.default_rng([*indices]).integers(len(self.cutters), size=len(indices))
+        cut = [
+            self.cutters[n].tokens([self.rows[i]])[0] for n, i in zip(drawn, indices, strict=True)
+        ]
+        if self.places is None:
+            return cut, places
+        where = self.task.places(cut)
+        for n, own in enumerate(places):
+            if len(where[n]) != len(own):  # longer than the model reads: words are lost
+                cut[n], where[n] = tokens[n], own
+        return cut, list(where)
+
     def collate(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        tokens, where = self._cut(indices) if self.tokens is not None else ([], [])
         if self.tokens is not None:
-            arrays = self.preprocessor.pad([self.tokens[i] for i in indices])  # type: ignore[attr-defined]
+            arrays = self.preprocessor.pad(tokens)  # type: ignore[attr-defined]
         else:
             arrays = self.preprocessor.encode([self.rows[i] for i in indices])
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -91,7 +116,7 @@ class Examples(Dataset[int]):
         if self.places is None:
             batch["labels"] = torch.from_numpy(np.stack([np.asarray(label) for label in chosen]))
         else:
-            places, _ = pad([self.places[i] for i in indices], value=-1)
+            places, _ = pad(where, value=-1)
             batch["places"] = torch.from_numpy(places).clamp(min=0)
             batch["mask"] = torch.from_numpy(places >= 0)
             batch["labels"] = torch.from_numpy(pad(chosen, places.shape[1], UNLABELLED)[0])

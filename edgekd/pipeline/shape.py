@@ -71,10 +71,7 @@ def resolve(context: Context, rows: Sequence[Row]) -> Chosen:
     # A distribution over a vocabulary is taught to one who has the same.
     trims = isinstance(teacher.preprocessor, TextPreprocessor) and not context.task.over_vocabulary
     vocabulary = spec.vocabulary or ("trim" if trims else "keep")
-    kept: dict[str, Any] = {"vocabulary": vocabulary, "dropout": spec.dropout}
-    if vocabulary == "trim":
-        kept["min_frequency"] = spec.min_frequency
-    whole = build(Student(**kept), teacher, context.task, rows, length, 0).model
+    whole = build(Student(vocabulary=vocabulary), teacher, context.task, rows, length, 0).model
     precision, bits = smallest_precision(context.recipe)
 
     def price(found: Weights, layers: int) -> int:
@@ -91,7 +88,7 @@ def resolve(context: Context, rows: Sequence[Row]) -> Chosen:
         return f"{value:,.0f} parameters ({value / teacher.parameters:.1%} of the teacher's)"
 
     sizes, found, why = _search(whole, price, limit, say)
-    student = Student(**kept, **sizes)
+    student = Student(vocabulary=vocabulary, dropout=spec.dropout, **sizes)
     size = estimate(found, len(sizes["layers"]), bits)
     return Chosen(student, why, precision, size, found.total)
 
@@ -179,9 +176,7 @@ def describe(spec: Student, teacher: LoadedModel) -> str:
         return f"{layers if spec.layers else ''}{named(spec.model)}{dropout}"
     total = getattr(teacher.model.config, "num_hidden_layers", "?")
     rest = "".join(f", {name.replace('_', ' ')} {size}" for name, size in spec.widths.items())
-    if spec.vocabulary == "trim":
-        rest += ", vocabulary trimmed"
-        rest += f" to what occurs {spec.min_frequency} times" if spec.min_frequency else ""
+    rest += ", vocabulary trimmed" if spec.vocabulary == "trim" else ""
     origin = (
         f"{layers}the teacher's {total}" if spec.layers else "the teacher's own shape, all layers"
     )

@@ -22,6 +22,7 @@ from edgekd.pipeline import learn
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done, Run
 from edgekd.sections import Stage, Student, Teacher
+from edgekd.tasks import Task
 
 _ROWS = ("test", "_train_and_overlap", "_split", "unlabelled", "labels")  # of every stage alike
 
@@ -56,6 +57,8 @@ def check(context: Context) -> None:
                 if "bf16" in (own.distill.precision, own.teacher.fit.precision):
                     in_bf16("bf16")
                 terms(own.distill, task)
+                if own.distill.subword_dropout or own.teacher.fit.subword_dropout:
+                    _check_cuts(task, reads_text=bool(reads_text))
                 if own.student.vocabulary == "trim" and not reads_text:
                     raise InputError("student.vocabulary: trim needs a text task; drop the key")
         return {"reads": sorted(reads(recipe.distill, context.task))}
@@ -63,6 +66,16 @@ def check(context: Context) -> None:
     sections = {"task", "distill", "teacher", "student", "stages"}
     code = ("edgekd.distill", "edgekd.tasks", "edgekd.pipeline.stages")
     context.run.stage("recipe", {"recipe": recipe.model_dump(include=sections)}, code, make)
+
+
+def _check_cuts(task: Task, *, reads_text: bool) -> None:
+    """Words may be cut further where what is asked of a text does not lie in its tokens."""
+    if not reads_text:
+        raise InputError("subword_dropout needs a text task; drop the key")
+    if task.over_vocabulary or task.name == "question-answering":
+        raise InputError(
+            f"subword_dropout changes the tokens that {task.name} answers with; drop the key"
+        )
 
 
 def rehearse(context: Context, rows: Done) -> None:

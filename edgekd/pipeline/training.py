@@ -14,7 +14,7 @@ from edgekd.infer import predict
 from edgekd.pipeline import preflight, shape
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.signals import stored, teacher_outputs, truth
-from edgekd.preprocess import Row
+from edgekd.preprocess import Row, TextPreprocessor
 from edgekd.sections import Training
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def fit(
         rows = [*context.train, *context.unlabelled]
         objective = plan(context, settings, model)
         signals = stored(context, rows, objective.teacher)
-    examples = Examples(rows, context.task, model.preprocessor, model.labels, signals)
+    cuts = cutters_of(model, settings, rows, seed)
+    examples = Examples(rows, context.task, model.preprocessor, model.labels, signals, cuts)
     folder.mkdir(parents=True, exist_ok=True)
     best = None
     if settings.keep == "best":
@@ -98,6 +99,18 @@ def fit(
         after_epoch=best,
     )
     return outcome, best.restore() if best else None
+
+
+def cutters_of(
+    model: LoadedModel, settings: Training, rows: Sequence[Row], seed: int
+) -> list[TextPreprocessor]:
+    """Tokenizers that lack rare pieces, where the settings ask for them."""
+    from edgekd.distill.subwords import cutters
+
+    if not settings.subword_dropout:
+        return []
+    assert isinstance(model.preprocessor, TextPreprocessor)  # a recipe of another task is refused
+    return cutters(model.preprocessor, rows, settings.subword_dropout, seed)
 
 
 def student_steps(context: Context) -> int:
@@ -132,6 +145,11 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
         probe=lambda: (_feeds(context, teacher), _feeds(context, student)),
     )
     per_token = found.teacher.stored & {"hidden_states", "qkv"}
+    if per_token and settings.subword_dropout:
+        raise InputError(
+            "subword_dropout cuts words into other tokens than the teacher's, so they cannot be"
+            " matched token by token; drop it, or use the losses on logits and embeddings"
+        )
     spans = context.task.name == "question-answering"  # whose places are the tokens themselves
     if (per_token or spans) and not preflight.same_tokens(
         teacher.preprocessor, student.preprocessor, [*context.train, *context.unlabelled]

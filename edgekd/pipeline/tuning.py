@@ -31,7 +31,7 @@ from edgekd.pipeline.context import Context, hold_out
 from edgekd.pipeline.searched import check, default_space
 from edgekd.pipeline.signals import stored, truth
 from edgekd.pipeline.stage import Done, fingerprint
-from edgekd.pipeline.training import plan
+from edgekd.pipeline.training import cutters_of, plan
 from edgekd.preprocess import Row
 from edgekd.progress import say
 from edgekd.recipe import Recipe
@@ -168,8 +168,9 @@ class Tuning:
         objective = plan(trial, distill, student)
         with locked(self.folder / "label.lock"):  # intermediate signals are stored at first need
             signals = stored(trial, self.learned_from, objective.teacher)
+        cuts = cutters_of(student, distill, self.learned_from, seed)
         examples = Examples(
-            self.learned_from, trial.task, student.preprocessor, student.labels, signals
+            self.learned_from, trial.task, student.preprocessor, student.labels, signals, cuts
         )
         scores: list[float] = []
         said: dict[str, np.ndarray] = {}

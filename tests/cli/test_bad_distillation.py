@@ -144,11 +144,11 @@ def test_a_shard_that_is_cut_off_is_found_and_relabelled(
 
     # In a run: the rows of both stores are labelled again before another student reads them.
     out = tmp_path / "run"
-    assert edgekd("run", recipe_of(distill={"control": False}), "--out", out).code == 0
+    assert edgekd("run", recipe_of(distill={"control": False}, targets={}), "--out", out).code == 0
     shards = list(out.glob("signals/*/*.safetensors"))
     before = {shard: cut(shard) for shard in shards}
     assert len(before) >= 2
-    again = recipe_of(distill={"control": False, "learning_rate": 1e-3})
+    again = recipe_of(distill={"control": False, "learning_rate": 1e-3}, targets={})
     answer = edgekd("run", again, "--out", out)
     assert answer.code == 0, answer.err
     assert {shard: shard.read_bytes() for shard in shards} == before

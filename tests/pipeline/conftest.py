@@ -22,7 +22,7 @@ DIGITS: dict[str, Any] = {
     "task": "image-classification",
     "teacher": {
         "config": VIT,
-        "fit": {"epochs": 3, "batch_size": 32, "learning_rate": 1e-2},
+        "fit": {"epochs": 2, "batch_size": 32, "learning_rate": 1e-2},
     },
     "data": {"train": "builtin:digits/train", "test": "builtin:digits/test"},
     "student": {"layers": [0]},

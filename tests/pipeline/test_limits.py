@@ -19,6 +19,7 @@ from edgekd.profiles import Profile
 from edgekd.sections import Budget
 
 MB = 1_000_000
+ALONE = {"epochs": 1, "batch_size": 32, "learning_rate": 5e-3, "control": False}
 
 
 def profile(**values: Any) -> Profile:
@@ -57,7 +58,8 @@ def test_a_run_ships_the_closest_and_says_no(
 
     Of two profiles the first is searched under, which the run and its report say.
     """
-    monkeypatch.setattr(measure, "compare", partial(measure.compare, rounds=1, seconds=0.01))
+    quick = partial(measure.compare, rounds=1, seconds=0.01, memory=False)
+    monkeypatch.setattr(measure, "compare", quick)
     monkeypatch.setattr(precision, "ROUNDS", 1)
     monkeypatch.setattr(precision, "SECONDS", 0.05)
     monkeypatch.setattr(OnnxExporter, "automatic", lambda *_: ("fp32", "int8"))
@@ -65,7 +67,7 @@ def test_a_run_ships_the_closest_and_says_no(
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text(f"{{title: {name}, target: onnx, where: host}}")
     path = digits_recipe(
-        tmp_path, targets=targets, budget={"size": "1 kB"}, profiles=["one", "two"]
+        tmp_path, targets=targets, budget={"size": "1 kB"}, profiles=["one", "two"], distill=ALONE
     )
     document = pipeline.run(recipes.load(path), path, tmp_path / "run")
     search = document.searches[0]

@@ -23,7 +23,8 @@ def test_what_follows_the_processor_is_done_again_elsewhere(
     monkeypatch.setattr(precision, "ROUNDS", 1)
     monkeypatch.setattr(precision, "SECONDS", 0.01)
     targets = {"onnx": {"precisions": ["fp32", "int8", "auto"], "max_drop": 1}}
-    path = digits_recipe(tmp_path, targets=targets)
+    distill = {"epochs": 1, "batch_size": 32, "learning_rate": 5e-3, "control": False}
+    path = digits_recipe(tmp_path, targets=targets, distill=distill)
     pipeline.run(recipes.load(path), path, tmp_path / "run")
 
     def again() -> set[str]:

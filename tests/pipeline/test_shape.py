@@ -40,7 +40,7 @@ def context_of(bert_dir: Path, intents: Any, tmp_path: Path) -> Callable[..., Co
 
 
 def test_a_share_of_the_teacher(context_of: Callable[..., Context]) -> None:
-    context = context_of(params="60%", dropout=0.0, min_frequency=2)
+    context = context_of(params="60%", dropout=0.0)
     rows: list[Row] = list(context.train)
     chosen = resolve(context, rows)
     built = learn.fresh_student(context, rows, 0)
@@ -48,9 +48,7 @@ def test_a_share_of_the_teacher(context_of: Callable[..., Context]) -> None:
     assert built.parameters <= 0.6 * context.teacher.parameters
     assert chosen.student.vocabulary == "trim" and not chosen.student.limited
     assert chosen.student.dropout == 0.0
-    assert describe(chosen.student, context.teacher).endswith(
-        ", vocabulary trimmed to what occurs 2 times, dropout 0"
-    )
+    assert describe(chosen.student, context.teacher).endswith(", vocabulary trimmed, dropout 0")
     config = Student(config={"model_type": "bert"}, dropout=0.1)
     assert describe(config, context.teacher) == "a bert from its config, dropout 0.1"
     assert copied_layers(context, built) == chosen.student.layers

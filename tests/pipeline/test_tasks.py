@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from edgekd_exporters.onnx import OnnxExporter
 
 from edgekd import pipeline
 from edgekd import recipe as recipes
@@ -81,6 +82,7 @@ def test_embeddings_without_labels_have_no_control(
 ) -> None:
     for name, few in (("ROUNDS", 1), ("SECONDS", 0.01), ("RACE_ROUNDS", 1)):
         monkeypatch.setattr(precision, name, few)
+    monkeypatch.setattr(OnnxExporter, "automatic", lambda *_: ("fp32", "int8"))
     train, test = (
         write_jsonl(tmp_path / f"{name}.jsonl", [{"text": row["text"]} for row in rows])
         for name, rows in (("train", intents.train_rows), ("test", intents.test_rows))

@@ -44,7 +44,7 @@ def tuned(
 ) -> Iterator[tuple[Path, Document]]:
     """A whole run that tunes first, with two seeds."""
     folder = tmp_path_factory.mktemp("tuned")
-    path = digits_recipe(folder, tune=TUNE, seeds=2, targets={"onnx": {"precisions": ["fp32"]}})
+    path = digits_recipe(folder, tune=TUNE, seeds=2, targets={})
     yield path, pipeline.run(recipes.load(path), path, folder / "run")
 
 

@@ -68,8 +68,7 @@ def build(
     if spec.vocabulary == "trim":
         if not isinstance(student.preprocessor, TextPreprocessor):
             raise InputError("student.vocabulary: trim needs a text task; drop the key")
-        texts = [text for row in rows for text in _texts(row)]
-        student = trim_vocabulary(student, texts, spec.min_frequency or 1)
+        student = trim_vocabulary(student, [t for row in rows for t in _texts(row)])
     if spec.widths:
         sizes = sizes_of(student.model.config, family_of(student.model))
         student = narrow(student, wanted_sizes(sizes, **spec.widths), rows)

@@ -9,7 +9,6 @@ tokenizer re-segments the rest into kept pieces, and is saved with the student.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,14 +22,10 @@ if TYPE_CHECKING:
     from edgekd.models import LoadedModel
 
 
-def trim_vocabulary(
-    model: LoadedModel, texts: Sequence[str], min_frequency: int = 1
-) -> LoadedModel:
+def trim_vocabulary(model: LoadedModel, texts: Sequence[str]) -> LoadedModel:
     """Return ``model`` with its tokenizer and embedding table cut to what ``texts`` need.
 
-    Pieces that occur less than ``min_frequency`` times are left out as well: the student then meets
-    words that are cut further while it learns, as it will with new text. Raises :class:`InputError`
-    for tokenizers other than WordPiece, BPE and Unigram.
+    Raises :class:`InputError` for tokenizers other than WordPiece, BPE and Unigram.
     """
     import torch
 
@@ -38,8 +33,7 @@ def trim_vocabulary(
 
     preprocessor = model.preprocessor
     assert isinstance(preprocessor, TextPreprocessor)
-    counts = Counter(i for e in preprocessor.tokenizer.encode_batch(list(texts)) for i in e.ids)
-    seen = {piece for piece, count in counts.items() if count >= min_frequency}
+    seen = {i for e in preprocessor.tokenizer.encode_batch(list(texts)) for i in e.ids}
     document, kept = trim_tokenizer(json.loads(preprocessor.tokenizer_json), seen)
     renumbered = {old: new for new, old in enumerate(kept)}
     trimmed = replace(

@@ -83,25 +83,6 @@ def test_a_trimmed_vocabulary_gives_the_same_answers(teacher: LoadedModel, bert_
     assert len(tokens.ids) > before and "[UNK]" not in tokens.tokens
 
 
-def test_rare_pieces_are_left_out_and_their_words_cut_further(teacher: LoadedModel) -> None:
-    texts = ["my card please", "my card", "please my money"]
-    spec = {"layers": [0], "vocabulary": "trim"}
-    rows = [{"text": text} for text in texts]
-    all_kept, frequent = (
-        build(Student(**spec, **more), teacher, TEXT, rows, 32, seed=0)
-        for more in ({}, {"min_frequency": 2})
-    )
-    before, after = (
-        m.preprocessor.tokens([{"text": t} for t in texts]) for m in (all_kept, frequent)
-    )  # type: ignore[attr-defined]
-    assert [e.tokens for e in before[:2]] == [e.tokens for e in after[:2]]
-    assert before[2].tokens[1:4] == ["please", "my", "money"]
-    assert after[2].tokens[1:3] == ["please", "my"]
-    assert "".join(piece.removeprefix("##") for piece in after[2].tokens[3:-1]) == "money"
-    assert "money" not in frequent.preprocessor.tokenizer.get_vocab()  # type: ignore[attr-defined]
-    assert frequent.parameters < all_kept.parameters
-
-
 def test_the_trimmed_tokenizer_goes_with_the_student(teacher: LoadedModel, tmp_path: Path) -> None:
     student = make(teacher, layers=[0], vocabulary="trim")
     student.save(tmp_path)
