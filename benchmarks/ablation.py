@@ -129,8 +129,10 @@ def run(row: str, seeds: int, runs: Path) -> None:
     folder = runs / folder_of(row)
     found = pipeline.distill(recipe.validate(recipe_of(row, seeds, runs), row), runs, folder)
     stages = {
-        file.stem: json.loads(file.read_text(encoding="utf-8"))
-        for file in sorted((folder / "stages").glob("*.json"))
+        "/".join((*file.relative_to(folder).parts[:-2], file.stem)): json.loads(
+            file.read_text(encoding="utf-8")
+        )
+        for file in sorted(folder.glob("**/stages/*.json"))  # of a language stage as well
     }
     record = stages["student"]["result"]
     # Of what stands between teacher and student as well: it is part of what a row costs.
@@ -148,7 +150,7 @@ def run(row: str, seeds: int, runs: Path) -> None:
         "accuracy": float(np.mean(found["by_seed"]["student"])),
         "by_seed": found["by_seed"],
         "gain": {"value": bought.value, "ci": [bought.ci_low, bought.ci_high]},
-        "steps": {name: count for name, count in steps.items() if name != "teacher"},
+        "steps": {name: n for name, n in steps.items() if not name.endswith("teacher")},
         "params": record["params"],
         "gradient_shares": record["gradient_shares"],
         "teacher": next(m["metrics"] for m in found["models"] if m["id"] == "teacher"),
@@ -218,7 +220,9 @@ def report() -> str:
         + (
             " The teacher of the task-agnostic stage fills masks with a perplexity of"
             f" {language['perplexity']:,.0f}; knowing only how frequent each token is has"
-            f" {language['frequency']:,.0f}."
+            f" {language['frequency']:,.0f}. The student after it is made of that stage's layers, where"
+            " those of the other rows, and the control, are made of the fine-tuned teacher's: at this"
+            " budget the language is worth far less than copied layers that know the task."
             if language
             else ""
         )

@@ -54,6 +54,10 @@ def refused(edgekd: Cli, recipe: Path, out: Path, *words: str) -> None:
         ({"precision": "bf17"}, ("distill.precision", "bf16")),
         ({"hidden_weight": 1, "layer_map": [[0, 9]]}, ("layer 9 of the teacher", "(0 to 1)")),
         ({"hidden_weight": 1, "layer_map": [[3, 1]]}, ("layer 3 of the student", "(0 to 0)")),
+        (
+            {"hidden_weight": 1, "subword_dropout": 0.3},
+            ("subword_dropout", "cannot be matched token by token; drop it"),
+        ),
         ({"method": "dist", "gradient_accumulation": 2}, ("'dist'", "in 2 parts", "use one part")),
         ({"method": "dist", "processes": 2}, ("'dist'", "in 2 parts", "use one part")),
     ],

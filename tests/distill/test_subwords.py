@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from edgekd.preprocess import TextPreprocessor
 
 COMMON, RARE = "quick", "zebras"
 ROWS = [{"text": f"{COMMON} fox"}] * 40 + [{"text": f"{COMMON} {RARE}"}] * 2
-CORPUS = [f"{COMMON} fox {RARE} jump"] * 50
+CORPUS = [
+    f"the {COMMON} brown fox jumps over the lazy dog",
+    "pack my box with five dozen liquor jugs",
+    f"how vexingly {COMMON} daft {RARE} jump",
+] * 20
 
 
 def tokenizer_of(kind: str) -> Tokenizer:
@@ -55,8 +60,7 @@ def test_rare_words_alone_fall_apart(kind: str) -> None:
     cuts = {t: [c.tokens([{"text": t}])[0] for c in found] for t in pieces}
     assert all(cut.ids == pieces[COMMON] for cut in cuts[COMMON])
     apart = [cut for cut in cuts[RARE] if cut.ids != pieces[RARE]]
-    assert 2 <= len(apart) < CUTS or kind == "Unigram"
-    assert apart and all(len(cut.ids) > len(pieces[RARE]) for cut in apart)
+    assert len(apart) >= 2 and all(len(cut.ids) > len(pieces[RARE]) for cut in apart)
     names = {i: name for name, i in whole.tokenizer.get_vocab().items()}
     for cut in apart:  # the same word still, in pieces that keep their numbers
         spelt = "".join(names[i] for i in cut.ids)
@@ -78,13 +82,14 @@ def test_a_batch_draws_its_cuts_and_labels_stay_at_their_words(bert_dir: Path) -
     whole = hub.load(str(bert_dir), tasks.get("text-classification")).preprocessor
     assert isinstance(whole, TextPreprocessor)
     rows = [{"tokens": ["my", "money", str(i)], "tags": ["O", "B-x", "O"]} for i in range(6)]
-    found = cutters(whole, rows[:3], 0.9, seed=0)  # three rows: all is rare
+    found = cutters(whole, rows[:3], 0.5, seed=0)  # three rows: all is rare
     examples = Examples(rows, task, whole, ["O", "B-x"], None, found)
     plain = Examples(rows, task, whole, ["O", "B-x"])
-    batch, again, other = (examples.collate(n) for n in ([0, 1, 2], [0, 1, 2], [2, 1, 0]))
+    batch, again = (examples.collate([0, 1, 2]) for _ in range(2))
     for name, values in batch.items():
         assert np.array_equal(values, again[name]), name  # what a resumed run reads
-    assert not np.array_equal(batch["input_ids"], other["input_ids"].flip(0))
+    rest = (examples.collate([0, i, j])["input_ids"][0].tolist() for i in (1, 2) for j in (3, 4, 5))
+    assert len({str(ids).replace(", 0", "") for ids in rest}) > 1  # another batch, another cut
     assert batch["labels"].tolist() == plain.collate([0, 1, 2])["labels"].tolist()
     assert batch["input_ids"].shape[1] > plain.collate([0, 1, 2])["input_ids"].shape[1]
     names = {i: name for name, i in whole.tokenizer.get_vocab().items()}
@@ -100,8 +105,6 @@ def test_words_that_would_be_cut_off_stay_whole(bert_dir: Path) -> None:
     (short,) = Examples(rows, task, whole, ["O"]).collate([0])["input_ids"].tolist()
     broken = json.loads(whole.tokenizer_json)
     broken["model"]["vocab"]["none"] = broken["model"]["vocab"].pop("please")
-    from dataclasses import replace
-
     cut = replace(whole, tokenizer_json=json.dumps(broken))
     (same,) = Examples(rows, task, whole, ["O"], None, [cut]).collate([0])["input_ids"].tolist()
     assert same == short

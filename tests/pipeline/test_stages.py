@@ -255,6 +255,10 @@ PAST = {"hidden_weight": 1, "layer_map": [[0, 2]]}
             "layer 2 of the teacher, which has 2",
         ),
         (
+            [{**LANGUAGE, "distill": {"subword_dropout": 0.3}}, {"name": "student"}],
+            "stage 'language': subword_dropout changes the tokens that fill-mask answers with",
+        ),
+        (
             [{**LANGUAGE, "distill": {**PAST, "layer_map": [[2, 0]]}}, {"name": "student"}],
             "layer 2 of the student, which has 2",
         ),

@@ -10,7 +10,7 @@ import torch
 
 from edgekd import recipe as recipes
 from edgekd.errors import InputError
-from edgekd.pipeline import learn
+from edgekd.pipeline import learn, stages
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Run
 from edgekd.pipeline.training import plan
@@ -47,3 +47,45 @@ def test_unlabelled_rows_are_matched_token_by_token_too(
     parts = plain.recipe.distill.model_copy(update={"gradient_accumulation": 2})
     with pytest.raises(InputError, match="batch normalisation"):
         plan(plain, parts, student)
+
+
+def test_words_fall_apart_while_a_student_learns(
+    bert_dir: Path, intents: Any, tmp_path: Path
+) -> None:
+    """Other losses, the same tokenizer; the control as well."""
+
+    def trained(**more: float) -> list[dict[str, Any]]:
+        values = {
+            "name": "x",
+            "task": "text-classification",
+            "teacher": str(bert_dir),
+            "data": {"train": str(intents.train), "test": str(intents.test)},
+            "student": {"layers": [0]},
+            "distill": {"epochs": 1, **more},
+        }
+        run = Run(tmp_path / f"run-{len(more)}")
+        context = Context(recipes.validate(values, "r"), run, tmp_path)
+        stages.check(context)
+        rows = learn.read(context)
+        labelled = learn.label(context, rows, learn.fit_teacher(context, rows))
+        return [dict(make(context, labelled).result) for make in (learn.control, learn.student)]
+
+    whole, apart = trained(), trained(subword_dropout=0.9)
+    for before, after in zip(whole, apart, strict=True):
+        assert before["history"][0]["loss"] != after["history"][0]["loss"]
+    tokenizers = {
+        (tmp_path / f"run-{n}" / "student" / "tokenizer.json").read_text() for n in (0, 1)
+    }
+    assert len(tokenizers) == 1
+
+
+def test_only_texts_have_words_to_cut(tmp_path: Path) -> None:
+    values = {
+        "name": "x",
+        "task": "image-classification",
+        "teacher": {"config": {"model_type": "vit"}, "fit": {"subword_dropout": 0.3}},
+        "data": {"train": "builtin:digits/train", "test": "builtin:digits/test"},
+    }
+    context = Context(recipes.validate(values, "r"), Run(tmp_path / "run"), tmp_path)
+    with pytest.raises(InputError, match="subword_dropout needs a text task"):
+        stages.check(context)
