@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekd.distill.student.vocabulary import indispensable, merges
 from edgekd.errors import InputError
 from edgekd.preprocess import Row, TextPreprocessor
 
@@ -43,19 +44,14 @@ def cutters(
     vocabulary = document["model"]["vocab"]
     names = list(vocabulary) if isinstance(vocabulary, dict) else [name for name, _ in vocabulary]
     ids = vocabulary if isinstance(vocabulary, dict) else {n: i for i, n in enumerate(names)}
-    for left, right in reversed(_merges(document["model"])):  # what a frequent piece is made of
-        made = counts[ids[left + right]]
+    for left, right in reversed(merges(document["model"])):  # what a frequent piece is made of
+        made = counts[ids[left + right]] if left + right in ids else 0
         counts[ids[left]] += made
         counts[ids[right]] += made
-    prefix = document["model"].get("continuing_subword_prefix") or ""
     fixed = {token["content"] for token in document.get("added_tokens", [])}
+    kept = [name in fixed or indispensable(name, document) for name in names]
     shares = np.array(
-        [
-            0.0
-            if name in fixed or _single(name.removeprefix(prefix))
-            else _share(counts[ids[name]])
-            for name in names
-        ]
+        [0.0 if stays else _share(counts[ids[n]]) for n, stays in zip(names, kept, strict=True)]
     )
     random = np.random.default_rng(seed)
     found = []
@@ -66,10 +62,6 @@ def cutters(
     return found
 
 
-def _single(piece: str) -> bool:
-    return len(piece.removeprefix("▁") or piece) == 1 or (len(piece) == 6 and piece[:3] == "<0x")
-
-
 def _share(count: int) -> float:
     return next((share for most, share in RARE if count <= most), 0.0)
 
@@ -77,15 +69,10 @@ def _share(count: int) -> float:
 def _without(model: dict[str, Any], missing: set[str]) -> dict[str, Any]:
     """What of a tokenizer's ``model`` changes where ``missing`` pieces are never made."""
     if model["type"] == "BPE":
-        return {"merges": [[*pair] for pair in _merges(model) if "".join(pair) not in missing]}
+        return {"merges": [[*pair] for pair in merges(model) if "".join(pair) not in missing]}
     if model["type"] == "Unigram":
         return {"vocab": [[_hidden(n, missing), score] for n, score in model["vocab"]]}
     return {"vocab": {_hidden(name, missing): i for name, i in model["vocab"].items()}}
-
-
-def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
-    pairs = (m.split(" ", 1) if isinstance(m, str) else m for m in model.get("merges", ()))
-    return [(left, right) for left, right in pairs]
 
 
 def _hidden(name: str, missing: set[str]) -> str:

@@ -67,7 +67,7 @@ def trim_tokenizer(
         raise InputError(f"cannot trim a {kind} vocabulary; set student.vocabulary: keep")
     names = _pieces(document)
     special = {token["id"] for token in document.get("added_tokens", [])}
-    keep = set(seen) | special | {i for i, name in names.items() if _indispensable(name, document)}
+    keep = set(seen) | special | {i for i, name in names.items() if indispensable(name, document)}
     if kind == "BPE":
         keep = _close_over_merges(document, names, keep)
     kept = sorted(keep & names.keys())
@@ -85,7 +85,7 @@ def _pieces(document: dict[str, Any]) -> dict[int, str]:
     return names | {token["id"]: token["content"] for token in document.get("added_tokens", [])}
 
 
-def _indispensable(name: str, document: dict[str, Any]) -> bool:
+def indispensable(name: str, document: dict[str, Any]) -> bool:
     """Single characters (and their continuation form), byte fall-backs, the unknown piece."""
     model = document["model"]
     prefix = model.get("continuing_subword_prefix") or ""
@@ -96,15 +96,15 @@ def _indispensable(name: str, document: dict[str, Any]) -> bool:
     return len(bare) == 1 or is_byte or name == model.get("unk_token")
 
 
-def _merges(document: dict[str, Any]) -> list[tuple[str, str]]:
-    merges = document["model"].get("merges", [])
-    pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in merges]
+def merges(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """The pairs that a BPE ``model`` of a ``tokenizer.json`` joins, in either of its dialects."""
+    pairs = (m.split(" ", 1) if isinstance(m, str) else m for m in model.get("merges", ()))
     return [(left, right) for left, right in pairs]
 
 
 def _close_over_merges(document: dict[str, Any], names: dict[int, str], keep: set[int]) -> set[int]:
     """A kept BPE piece needs every piece that it is merged from."""
-    parts = {left + right: (left, right) for left, right in reversed(_merges(document))}
+    parts = {left + right: (left, right) for left, right in reversed(merges(document["model"]))}
     ids = {name: i for i, name in names.items()}
     todo = [names[i] for i in keep if i in names]
     while todo:
@@ -127,7 +127,7 @@ def _renumber(document: dict[str, Any], names: dict[int, str], new: dict[int, in
     if model["type"] == "BPE":
         kept = {names[old] for old in new}
         model["merges"] = [
-            list(pair) for pair in _merges(document) if {*pair, pair[0] + pair[1]} <= kept
+            list(pair) for pair in merges(document["model"]) if {*pair, pair[0] + pair[1]} <= kept
         ]
     document["added_tokens"] = [
         {**token, "id": new[token["id"]]}
