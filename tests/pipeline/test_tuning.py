@@ -113,7 +113,7 @@ def test_the_best_epoch_counts_where_the_recipe_keeps_it(
     curves, kept = {}, {}
     for keep in ("last", "best"):
         found = search(path, run)
-        distill = {"epochs": 4, "learning_rate": 0.05, "keep": keep}
+        distill = {"epochs": 6, "learning_rate": 0.3, "keep": keep}
         found.context.recipe = apply(found.context.recipe, distill)
         curves[keep] = curve = []
         found.score(7, {}, lambda value, curve=curve: curve.append(value) or False)
