@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,14 +42,16 @@ class Server:
     """A server on a free loopback port; a context manager that stops it.
 
     ``mounts`` maps a path prefix that ends in ``/`` to the folder it shows; the longest match
-    wins. ``sent`` counts the bytes that each path answered.
+    wins. ``sent`` counts the bytes that each path answered, and has counted an answer before its
+    client can have read it.
     """
 
     def __init__(self, mounts: Mapping[str, Path], port: int = 0) -> None:
         self._mounts = {
             prefix: mounts[prefix].resolve() for prefix in sorted(mounts, key=len, reverse=True)
         }
-        self.sent: dict[str, int] = {}
+        self.sent: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, self))
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
@@ -68,6 +71,11 @@ class Server:
                     file /= "index.html"
                 return file if file.is_file() and file.is_relative_to(folder) else None
         return None
+
+    def count(self, path: str, size: int) -> None:
+        """Add an answer of ``size`` bytes; each request has its own thread."""
+        with self._counting:
+            self.sent[path] += size
 
     def wait(self) -> None:
         """Serve until interrupted."""
@@ -102,9 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in _ISOLATION.items():
             self.send_header(name, value)
         self.end_headers()
+        if file:  # before the last byte leaves: who has read it all may look at once
+            self._server.count(path, len(body))
         self.wfile.write(body)
-        if file:
-            self._server.sent[path] = self._server.sent.get(path, 0) + len(body)
 
     def log_message(self, format: str, *args: object) -> None:
         pass  # one line per request helps nobody

@@ -136,7 +136,7 @@ class BrowserSession:
         return int(self._chromium.call("() => edgekd.heap()", None, self._limit))
 
     def describe(self) -> dict[str, Any]:
-        sent = self._server.sent
+        sent = dict(self._server.sent)  # a copy: the page may still ask
         return {
             "runtime": "onnxruntime-web",
             "version": self._version,

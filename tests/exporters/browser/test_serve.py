@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,16 @@ def test_pages_are_isolated_and_typed(server: Server) -> None:
     assert get(server, "runtime/engine.wasm")[1]["Content-Type"] == "application/wasm"
 
 
-def test_bytes_are_counted_by_path(server: Server) -> None:
-    get(server, "deep/engine.mjs")
-    get(server, "deep/engine.mjs")
-    assert server.sent == {"/deep/engine.mjs": 18}
+def test_bytes_are_counted_by_path_before_the_answer_ends(server: Server) -> None:
+    for asked in range(1, 101):
+        get(server, "deep/engine.mjs")
+        assert server.sent == {"/deep/engine.mjs": 9 * asked}
+
+
+def test_answers_at_once_are_all_counted(server: Server) -> None:
+    with ThreadPoolExecutor(8) as askers:
+        list(askers.map(lambda _: get(server, ""), range(100)))
+    assert server.sent == {"/": 800}
 
 
 @pytest.mark.parametrize(
