@@ -25,7 +25,8 @@ demo: setup  ## distil, export, quantize and measure on handwritten digits
 	$(BIN)/edgekd run examples/digits.yaml --out runs/digits
 
 # Two workers of one thread each: small models gain nothing from a second thread. Files are handed out
-# in their order, so that what one leaves running is not there when processes are counted.
+# in their order (tests/conftest.py), so that what one leaves running is not there when processes are
+# counted.
 test: setup check  ## lint, types and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 5
 

@@ -60,6 +60,12 @@ class Training(Section):
                 f"batch_size {self.batch_size} cannot be cut into {self.parts} equal parts"
                 " (gradient_accumulation × processes)"
             )
+        if self.subword_dropout and self.batch_size == self.gradient_accumulation:
+            raise ValueError(
+                "subword_dropout draws how words are cut from the rows that are computed together,"
+                " and here each row is computed alone; use a larger batch_size or a smaller"
+                " gradient_accumulation"
+            )
         return self
 
 

@@ -34,6 +34,19 @@ def pytest_runtest_setup() -> None:
         operators.get_torchlib_ops = cache(operators.get_torchlib_ops)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One worker per file, and one for a folder of exporters' tests, which share what they export."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByRoom(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file.rpartition("/")[0] if file.startswith("tests/exporters/") else file
+
+    return ByRoom(config, log)
+
+
 LABELS = ("card", "money", "größe")
 CUES = {
     "card": ("card", "visa", "plastic"),

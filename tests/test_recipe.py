@@ -77,6 +77,10 @@ def test_an_unset_variable_is_named(write_recipe: Write, monkeypatch: pytest.Mon
         ({"distill": {"warmup": 1.5}}, "distill.warmup"),
         ({"distill": {"soft_weight": 0}}, "nothing would be learned"),
         ({"distill": {"batch_size": 8, "gradient_accumulation": 3}}, "3 equal parts"),
+        (
+            {"distill": {"batch_size": 4, "gradient_accumulation": 4, "subword_dropout": 0.1}},
+            "each row is computed alone",
+        ),
         ({"seed": -1}, "seed"),
         ({"seed": 2**70}, "seed"),
         ({"targets": {"onnx": {"batch": 0}}}, "targets.onnx.batch"),

@@ -82,30 +82,39 @@ class Examples(Dataset[int]):
         """−1 where the tokenizer pads on the left, else 1."""
         return -1 if getattr(self.preprocessor, "padding_side", "right") == "left" else 1
 
-    def _cut(self, indices: Sequence[int]) -> tuple[list[Any], list[np.ndarray]]:
-        """Tokens of the rows of a batch, and the places of their words.
+    def _cut(
+        self, indices: Sequence[int], whole: Sequence[int]
+    ) -> tuple[list[Any], list[np.ndarray]]:
+        """Tokens of rows of the batch ``whole``, and the places of their words.
 
         The batch itself is the seed: another epoch's has other rows, and a resumed one the same.
+        A row that would lose its end to a longer cut stays whole.
         """
         assert self.tokens is not None
         tokens = [self.tokens[i] for i in indices]
         places = [self.places[i] for i in indices] if self.places is not None else []
         if not self.cutters:
             return tokens, places
-        drawn = np.random.default_rng([*indices]).integers(len(self.cutters), size=len(indices))
-        cut = [
-            self.cutters[n].tokens([self.rows[i]])[0] for n, i in zip(drawn, indices, strict=True)
-        ]
-        if self.places is None:
-            return cut, places
-        where = self.task.places(cut)
-        for n, own in enumerate(places):
-            if len(where[n]) != len(own):  # longer than the model reads: words are lost
-                cut[n], where[n] = tokens[n], own
-        return cut, list(where)
+        drawn = np.random.default_rng([*whole]).integers(len(self.cutters), size=len(whole))
+        cutter = {i: self.cutters[n] for n, i in zip(drawn, whole, strict=True)}
+        for n, i in enumerate(indices):
+            (cut,) = cutter[i].tokens([self.rows[i]])
+            if self.places is None:
+                if not cut.overflowing or tokens[n].overflowing:
+                    tokens[n] = cut
+            else:
+                (where,) = self.task.places([cut])
+                if len(where) == len(places[n]):
+                    tokens[n], places[n] = cut, where
+        return tokens, places
 
-    def collate(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        tokens, where = self._cut(indices) if self.tokens is not None else ([], [])
+    def collate(
+        self, indices: Sequence[int], whole: Sequence[int] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The rows ``indices`` as one batch, or as a share of the batch ``whole``."""
+        tokens, where = (
+            self._cut(indices, whole or indices) if self.tokens is not None else ([], [])
+        )
         if self.tokens is not None:
             arrays = self.preprocessor.pad(tokens)  # type: ignore[attr-defined]
         else:

@@ -81,17 +81,31 @@ def _check(count: int) -> None:
         )
 
 
+def _context() -> Any:
+    """Who starts workers: never this process by a fork, which would inherit locked thread pools.
+
+    On Linux a fork server imports the trainer once, for these workers and for the next training's,
+    and runs nothing of it. Elsewhere each worker imports it: Apple's libraries bear no fork.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["edgekd.distill.trainer", "accelerate"])
+    return context
+
+
 @contextmanager
 def _started(count: int, arguments: tuple[Any, ...]) -> Iterator[list[Connection]]:
     """The workers' ends of the line; none outlives the block."""
-    context = multiprocessing.get_context("spawn")  # a fork would inherit locked thread pools
     # DDP warns where every parameter is used, and read it must be before torch is loaded.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    context = _context()
     processes, connections = [], []
     try:
         for rank in range(count):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(rank, *arguments, theirs), daemon=True)
+            work = (rank, *arguments, dict(os.environ), theirs)
+            process = context.Process(target=_work, args=work, daemon=True)
             process.start()
             theirs.close()
             processes.append(process)
@@ -123,8 +137,15 @@ def _answer(connections: list[Connection]) -> Any:
 
 
 def _work(
-    rank: int, count: int, threads: int, meeting: str, payload: bytes, line: Connection
+    rank: int,
+    count: int,
+    threads: int,
+    meeting: str,
+    payload: bytes,
+    environment: Mapping[str, str],
+    line: Connection,
 ) -> None:
+    os.environ.update(environment)  # a fork server has that of its first day
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if rank:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # one progress is enough

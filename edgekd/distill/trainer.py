@@ -123,7 +123,7 @@ def train(
             model=model,
             args=arguments,
             train_dataset=examples,
-            data_collator=lambda indices: examples.collate(processes.share(indices)),
+            data_collator=lambda indices: examples.collate(processes.share(indices), indices),
             callbacks=[
                 _Checkpoints(objective),
                 _Projections(objective),

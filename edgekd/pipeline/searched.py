@@ -64,6 +64,7 @@ def check(context: Context, settings: Tune, space: Space) -> None:
             )
     for losses in _choices(space, "losses", []):
         _check_losses(context, space, losses)
+    _check_cuts(context, space)
     if "temperature" in space and not _softened(context, space):
         raise InputError(
             "tune.space.temperature: no method that is tried has one, nor another loss; drop it"
@@ -84,6 +85,25 @@ def _check_losses(context: Context, space: Space, losses: Mapping[str, Any]) -> 
             return
     why = refused[0] if refused else "all weights are 0: nothing would be learned"
     raise InputError(f"tune.space.losses, {dict(losses)}: {why}")
+
+
+def _check_cuts(context: Context, space: Space) -> None:
+    """Words are to be cut further in some trials, which must not fail for it."""
+    from edgekd.distill import subwords
+    from edgekd.distill.terms import terms
+
+    tried = space.get("subword_dropout")
+    if not (_ends(tried)[1] if tried else context.recipe.distill.subword_dropout):
+        return
+    for settings in _tried(context, space):
+        try:
+            weights, _ = terms(settings, context.task)
+        except InputError:  # told of elsewhere
+            continue
+        try:
+            subwords.check(context.task, weights)
+        except InputError as error:
+            raise InputError(f"tune.space: {error}") from None
 
 
 def _softened(context: Context, space: Space) -> bool:

@@ -22,7 +22,6 @@ from edgekd.pipeline import learn
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.stage import Done, Run
 from edgekd.sections import Stage, Student, Teacher
-from edgekd.tasks import Task
 
 _ROWS = ("test", "_train_and_overlap", "_split", "unlabelled", "labels")  # of every stage alike
 
@@ -46,6 +45,7 @@ def check(context: Context) -> None:
     each: list[Stage | None] = [*recipe.stages] or [None]
 
     def make(scratch: Path) -> Mapping[str, Any]:
+        from edgekd.distill import subwords
         from edgekd.distill.precision import in_bf16
         from edgekd.distill.terms import reads, terms
 
@@ -56,9 +56,11 @@ def check(context: Context) -> None:
             with _named(stage):
                 if "bf16" in (own.distill.precision, own.teacher.fit.precision):
                     in_bf16("bf16")
-                terms(own.distill, task)
-                if own.distill.subword_dropout or own.teacher.fit.subword_dropout:
-                    _check_cuts(task, reads_text=bool(reads_text))
+                weights, _ = terms(own.distill, task)
+                if own.distill.subword_dropout:
+                    subwords.check(task, weights)
+                if own.teacher.fit.subword_dropout:
+                    subwords.check(task)
                 if own.student.vocabulary == "trim" and not reads_text:
                     raise InputError("student.vocabulary: trim needs a text task; drop the key")
         return {"reads": sorted(reads(recipe.distill, context.task))}
@@ -66,16 +68,6 @@ def check(context: Context) -> None:
     sections = {"task", "distill", "teacher", "student", "stages"}
     code = ("edgekd.distill", "edgekd.tasks", "edgekd.pipeline.stages")
     context.run.stage("recipe", {"recipe": recipe.model_dump(include=sections)}, code, make)
-
-
-def _check_cuts(task: Task, *, reads_text: bool) -> None:
-    """Words may be cut further where what is asked of a text does not lie in its tokens."""
-    if not reads_text:
-        raise InputError("subword_dropout needs a text task; drop the key")
-    if task.over_vocabulary or task.name == "question-answering":
-        raise InputError(
-            f"subword_dropout changes the tokens that {task.name} answers with; drop the key"
-        )
 
 
 def rehearse(context: Context, rows: Done) -> None:

@@ -122,7 +122,7 @@ def student_steps(context: Context) -> int:
 
 def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
     """The objective, refused here where it cannot work: nothing has been trained yet."""
-    from edgekd.distill import trainer, transfer
+    from edgekd.distill import subwords, trainer, transfer
 
     teacher, copied = context.teacher, shape.copied_layers(context, student)
     trainer.check_parts(student.model, settings)
@@ -144,12 +144,9 @@ def plan(context: Context, settings: Distill, student: LoadedModel) -> Transfer:
         matched=list(enumerate(copied)) if copied else None,  # each with its original
         probe=lambda: (_feeds(context, teacher), _feeds(context, student)),
     )
+    if settings.subword_dropout and isinstance(student.preprocessor, TextPreprocessor):
+        subwords.readable(student.preprocessor)
     per_token = found.teacher.stored & {"hidden_states", "qkv"}
-    if per_token and settings.subword_dropout:
-        raise InputError(
-            "subword_dropout cuts words into other tokens than the teacher's, so they cannot be"
-            " matched token by token; drop it, or use the losses on logits and embeddings"
-        )
     spans = context.task.name == "question-answering"  # whose places are the tokens themselves
     if (per_token or spans) and not preflight.same_tokens(
         teacher.preprocessor, student.preprocessor, [*context.train, *context.unlabelled]

@@ -79,6 +79,24 @@ def test_it_is_refused_before_a_teacher_is_fitted_too(
     assert not (tmp_path / "run" / "stages" / "teacher.json").exists()
 
 
+def test_words_that_are_whole_pieces_are_not_cut_and_no_teacher_is_fitted_for_it(
+    edgekd: Cli, recipe_of: Callable[..., Path], bert_dir: Path, copied: Any, tmp_path: Path
+) -> None:
+    base = copied(bert_dir)
+    document = json.loads((base / "tokenizer.json").read_text())
+    vocabulary = document["model"]["vocab"]
+    document["model"] = {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"}
+    (base / "tokenizer.json").write_text(json.dumps(document))
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # BERT's own is WordPiece
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    recipe = recipe_of(
+        teacher={"base": str(base), "fit": {"epochs": 1}}, distill={"subword_dropout": 0.3}
+    )
+    refused(edgekd, recipe, tmp_path / "run", "words of a WordLevel vocabulary; drop the key")
+    assert not (tmp_path / "run" / "stages" / "teacher.json").exists()
+
+
 def test_other_labels_than_the_teachers(
     edgekd: Cli, recipe_of: Callable[..., Path], intents: Any, tmp_path: Path
 ) -> None:

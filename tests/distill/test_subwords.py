@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from edgekd import models as hub
 from edgekd import tasks
 from edgekd.distill.examples import Examples
-from edgekd.distill.subwords import CUTS, cutters
+from edgekd.distill.subwords import CUTS, check, cutters
 from edgekd.errors import InputError
 from edgekd.preprocess import TextPreprocessor
 
@@ -28,13 +28,19 @@ CORPUS = [
 
 
 def tokenizer_of(kind: str) -> Tokenizer:
-    options: dict[str, Any] = {"vocab_size": 300, "show_progress": False}
-    if kind == "BPE":
-        tokenizer = Tokenizer(models.BPE())
+    options: dict[str, Any] = {"vocab_size": 600, "show_progress": False}
+    if kind == "BPE with a prefix":
+        tokenizer = Tokenizer(models.BPE(unk_token="[UNK]", continuing_subword_prefix="##"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        trainer: Any = trainers.BpeTrainer(
+            special_tokens=["[UNK]"], continuing_subword_prefix="##", **options
+        )
+    elif kind.startswith("BPE"):
+        tokenizer = Tokenizer(models.BPE(ignore_merges=kind == "BPE of whole words first"))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer: Any = trainers.BpeTrainer(initial_alphabet=alphabet, **options)
+        trainer = trainers.BpeTrainer(initial_alphabet=alphabet, **options)
     elif kind == "Unigram":
         tokenizer = Tokenizer(models.Unigram())
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -42,7 +48,7 @@ def tokenizer_of(kind: str) -> Tokenizer:
     else:
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        trainer = trainers.WordPieceTrainer(special_tokens=["[UNK]"], **options)
+        trainer = trainers.WordPieceTrainer(special_tokens=["[UNK]", "[MASK]"], **options)
     tokenizer.train_from_iterator(CORPUS, trainer)
     return tokenizer
 
@@ -51,7 +57,10 @@ def preprocessor_of(kind: str) -> TextPreprocessor:
     return TextPreprocessor(tokenizer_of(kind).to_str(), max_length=16, pad_id=0, pad_token="x")
 
 
-@pytest.mark.parametrize("kind", ["WordPiece", "BPE", "Unigram"])
+KINDS = ["WordPiece", "BPE", "BPE of whole words first", "BPE with a prefix", "Unigram"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_rare_words_alone_fall_apart(kind: str) -> None:
     whole = preprocessor_of(kind)
     pieces = {text: whole.tokens([{"text": text}])[0].ids for text in (COMMON, RARE)}
@@ -68,6 +77,39 @@ def test_rare_words_alone_fall_apart(kind: str) -> None:
     again = cutters(whole, ROWS, 0.5, seed=0)
     assert [c.tokenizer_json for c in again] == [c.tokenizer_json for c in found]
     assert cutters(whole, ROWS, 0.5, seed=1)[0].tokenizer_json != found[0].tokenizer_json
+
+
+def test_what_no_row_has_is_cut_but_for_special_tokens() -> None:
+    whole = preprocessor_of("WordPiece")
+    assert not any(i in whole.tokens(ROWS)[0].ids for i in (0, 1))
+    for cutter in cutters(whole, ROWS, 0.99, seed=0):
+        assert cutter.tokenizer.encode("[MASK] jugs").ids[0] == whole.tokenizer.token_to_id(
+            "[MASK]"
+        )
+        assert cutter.tokenizer.get_vocab_size() == whole.tokenizer.get_vocab_size()
+
+
+@pytest.mark.parametrize(
+    ("name", "losses", "message"),
+    [
+        ("image-classification", (), "needs a text task"),
+        ("fill-mask", (), "changes the tokens that fill-mask answers with"),
+        ("question-answering", (), "changes the tokens that question-answering answers with"),
+        ("text-classification", ("softened_kl", "hidden"), "cannot be matched token by token"),
+        ("text-classification", ("attention",), "cannot be matched token by token"),
+        ("text-classification", ("relation",), "cannot be matched token by token"),
+    ],
+)
+def test_what_lies_in_the_tokens_stays_whole(
+    name: str, losses: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        check(tasks.get(name), losses)
+
+
+def test_what_lies_in_the_words_may_be_cut() -> None:
+    for name in ("text-classification", "token-classification", "feature-extraction"):
+        check(tasks.get(name), ("softened_kl", "embedding_cosine"))
 
 
 def test_words_without_pieces_cannot_be_cut() -> None:
@@ -97,14 +139,41 @@ def test_a_batch_draws_its_cuts_and_labels_stay_at_their_words(bert_dir: Path) -
         assert [names[ids[place]][0] for place in places[:2]] == ["m", "m"]  # words' first pieces
 
 
-def test_words_that_would_be_cut_off_stay_whole(bert_dir: Path) -> None:
-    task = tasks.get("token-classification")
+def test_each_process_cuts_its_share_as_one_would_cut_all(bert_dir: Path) -> None:
+    task = tasks.get("text-classification")
+    whole = hub.load(str(bert_dir), task).preprocessor
+    assert isinstance(whole, TextPreprocessor)
+    rows = [{"text": f"please transfer money {i}", "label": "a"} for i in range(12)]
+    examples = Examples(rows, task, whole, ["a"], None, cutters(whole, rows[:3], 0.5, seed=0))
+    batch = [7, 2, 9, 4, 11, 0]
+
+    def read(indices: list[int]) -> dict[int, list[int]]:
+        found = examples.collate(indices, batch)
+        return {
+            i: ids[mask.bool()].tolist()
+            for i, ids, mask in zip(
+                indices, found["input_ids"], found["attention_mask"], strict=True
+            )
+        }
+
+    assert read(batch[::2]) | read(batch[1::2]) == read(batch)
+    assert len({len(ids) for ids in read(batch).values()}) > 1  # and they are cut
+
+
+@pytest.mark.parametrize("name", ["token-classification", "text-classification"])
+def test_what_would_be_cut_off_stays_whole(bert_dir: Path, name: str) -> None:
+    task = tasks.get(name)
     whole = hub.load(str(bert_dir), tasks.get("text-classification"), max_length=8).preprocessor
     assert isinstance(whole, TextPreprocessor)
-    rows = [{"tokens": ["please"] * 6, "tags": ["O"] * 6}]
-    (short,) = Examples(rows, task, whole, ["O"]).collate([0])["input_ids"].tolist()
+    words, more = ["please"] * 6, ["please"] * 9  # and the longer row is cut off in any case
+    if task.per_token:
+        rows = [{"tokens": w, "tags": ["O"] * len(w)} for w in (words, more)]
+    else:
+        rows = [{"text": " ".join(w), "label": "O"} for w in (words, more)]
+    (short, _) = Examples(rows, task, whole, ["O"]).collate([0, 1])["input_ids"].tolist()
     broken = json.loads(whole.tokenizer_json)
     broken["model"]["vocab"]["none"] = broken["model"]["vocab"].pop("please")
     cut = replace(whole, tokenizer_json=json.dumps(broken))
-    (same,) = Examples(rows, task, whole, ["O"], None, [cut]).collate([0])["input_ids"].tolist()
-    assert same == short
+    found = Examples(rows, task, whole, ["O"], None, [cut]).collate([0, 1])["input_ids"].tolist()
+    assert found[0] == short
+    assert (found[1] == short) == task.per_token  # of a text no word has an answer to lose

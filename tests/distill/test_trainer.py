@@ -142,6 +142,25 @@ def test_parts_of_a_batch_add_up_to_the_batch(rows: list[dict[str, Any]], tmp_pa
         np.testing.assert_allclose(weights(parts)[name], value, rtol=1e-3, atol=2e-4)
 
 
+def test_a_share_is_told_of_its_batch(
+    rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is drawn at random for a row is drawn for the whole batch, in every process alike."""
+    monkeypatch.setattr(trainer.processes, "share", lambda indices: indices[1::2])
+    seen: list[tuple[list[int], list[int]]] = []
+    collate = Examples.collate
+
+    def noted(self: Examples, indices: list[int], whole: list[int] | None = None) -> Any:
+        seen.append((list(indices), list(whole or ())))
+        return collate(self, indices, whole)
+
+    monkeypatch.setattr(Examples, "collate", noted)
+    fit(fresh(), rows, tmp_path, SETTINGS.model_copy(update={"epochs": 1}))
+    shares = [(share, whole) for share, whole in seen if whole]
+    assert sorted(i for _, whole in shares for i in whole) == list(range(len(rows)))
+    assert all(share == whole[1::2] for share, whole in shares)
+
+
 def test_a_constant_rate_is_warmed_up_too(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     """The first step of a warm-up has the rate 0."""
     model = fresh()

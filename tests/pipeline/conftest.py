@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+# What the fork server imports once for all the processes that follow.
+PRELOAD = [
+    "edgekd.cli",
+    "edgekd.distill.trainer",
+    "edgekd.evaluate.run",
+    "edgekd.pipeline.document",
+    "edgekd_exporters.onnx",
+    "onnxruntime",
+    "onnxscript",
+    "sklearn.datasets",
+    "sklearn.model_selection",
+    "torch.onnx",
+    "transformers.models.vit.modeling_vit",
+]
 VIT = {
     "model_type": "vit",
     "patch_size": 4,
@@ -44,3 +60,28 @@ def digits_recipe() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def second() -> Iterator[Callable[..., tuple[int, str]]]:
+    """``second(out, recipe, where, count)`` runs edgekd in a second process: code and words.
+
+    The fork server imports torch once; every run is still a process of its own.
+    """
+    sys.path.insert(0, str(Path(__file__).parent))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+
+    def run(out: Path, path: Path, where: str = "", count: int = 0) -> tuple[int, str]:
+        import mortal  # type: ignore[import-not-found]
+
+        log = out.with_name(f"{out.name}.log")
+        log.unlink(missing_ok=True)
+        arguments = ["run", str(path), "--out", str(out)]
+        process = context.Process(target=mortal.run, args=(arguments, str(log), where, count))
+        process.start()
+        process.join()
+        return int(process.exitcode or 0), log.read_text()
+
+    yield run
+    sys.path.remove(str(Path(__file__).parent))

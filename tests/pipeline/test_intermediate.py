@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,7 +122,7 @@ def test_attention_of_the_layers_that_a_map_names(
 
 
 def test_an_image_run_killed_while_it_labels(
-    digits_recipe: Callable[..., Path], tmp_path: Path
+    digits_recipe: Callable[..., Path], second: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     """1,347 rows are two shards; the second is computed and not yet stored when it dies."""
     distill = {"epochs": 1, "learning_rate": 5e-3, "control": False, **EACH}
@@ -139,17 +137,8 @@ def test_an_image_run_killed_while_it_labels(
     (tmp_path / "killed").mkdir()
     path, out = tmp_path / "killed/recipe.yaml", tmp_path / "killed/run"
     path.write_text((tmp_path / "calm/recipe.yaml").read_text())
-    sys.path.insert(0, str(Path(__file__).parent))
-    import mortal  # type: ignore[import-not-found]
-
-    log = tmp_path / "log"
-    arguments = ["run", str(path), "--out", str(out)]
-    dies = (arguments, str(log), "edgekd.signals.store:SignalStore.append", 5)
-    process = multiprocessing.get_context("spawn").Process(target=mortal.run, args=dies)
-    process.start()
-    process.join()
-    sys.path.remove(str(Path(__file__).parent))
-    assert process.exitcode == -signal.SIGKILL, log.read_text()
+    code, said = second(out, path, "edgekd.signals.store:SignalStore.append", 5)
+    assert code == -signal.SIGKILL, said
     assert len(kept(tmp_path / "killed")) == 1024
     pipeline.run(recipes.load(path), path, out)
     for name in ("signals", "student"):

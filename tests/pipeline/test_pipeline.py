@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,6 @@ from edgekd.errors import InputError, MissingDependency
 from edgekd.pipeline.stage import content
 
 Write = Callable[..., Path]
-# What the fork server imports once for all the processes that follow.
-PRELOAD = [
-    "edgekd.cli",
-    "edgekd.distill.trainer",
-    "edgekd.evaluate.run",
-    "edgekd.pipeline.document",
-    "edgekd_exporters.onnx",
-    "onnxruntime",
-    "onnxscript",
-    "sklearn.datasets",
-    "sklearn.model_selection",
-    "torch.onnx",
-    "transformers.models.vit.modeling_vit",
-]
 FIELDS = ("metrics", "metrics_ci", "retained", "retained_ci", "agreement")
 
 
@@ -52,31 +37,6 @@ def bundles(out: Path) -> list[dict[str, Any]]:
 
 def go(path: Path, out: Path) -> Any:
     return pipeline.run(recipes.load(path), path, out)
-
-
-@pytest.fixture(scope="module")
-def second() -> Iterator[Callable[..., tuple[int, str]]]:
-    """``second(out, recipe, where, count)`` runs edgekd in a second process: code and words.
-
-    The fork server imports torch once; every run is still a process of its own.
-    """
-    sys.path.insert(0, str(Path(__file__).parent))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-
-    def run(out: Path, path: Path, where: str = "", count: int = 0) -> tuple[int, str]:
-        import mortal  # type: ignore[import-not-found]
-
-        log = out.with_name(f"{out.name}.log")
-        log.unlink(missing_ok=True)
-        arguments = ["run", str(path), "--out", str(out)]
-        process = context.Process(target=mortal.run, args=(arguments, str(log), where, count))
-        process.start()
-        process.join()
-        return int(process.exitcode or 0), log.read_text()
-
-    yield run
-    sys.path.remove(str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="module")

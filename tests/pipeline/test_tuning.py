@@ -19,7 +19,7 @@ from edgekd.data import content_key
 from edgekd.distill.augment import widen
 from edgekd.errors import InputError
 from edgekd.pipeline.context import Context
-from edgekd.pipeline.searched import default_space
+from edgekd.pipeline.searched import check, default_space
 from edgekd.pipeline.stage import Run
 from edgekd.pipeline.tuning import Tuning, apply, used
 from edgekd.report.document import Document
@@ -218,6 +218,7 @@ def test_tuners_join_one_another_but_no_run(tuned: tuple[Path, Document]) -> Non
             "already has the weight 1 from soft_weight",
         ),
         ({"space": {"losses": [{"dist": {"wieght": 1}}]}}, "'dist' has settings but no weight"),
+        ({"space": {"subword_dropout": [0.1, 0.3]}}, "tune.space: subword_dropout needs a text"),
     ],
 )
 def test_what_cannot_be_told_apart_or_tried_is_refused_first(
@@ -227,6 +228,29 @@ def test_what_cannot_be_told_apart_or_tried_is_refused_first(
     with pytest.raises(InputError, match=message):
         pipeline.tune(recipes.load(path), path, tmp_path / "run")
     assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_words_are_not_cut_in_trials_that_would_fail_for_it(
+    digits_recipe: Write, tmp_path: Path
+) -> None:
+    text = {"task": "text-classification", "data": {"train": "a.csv", "test": "b.csv"}}
+
+    def checked(distill: dict[str, Any], space: dict[str, Any]) -> None:
+        path = digits_recipe(tmp_path, **text, distill=distill, tune={"space": space}, targets={})
+        settings = recipes.load(path).tune
+        context = Context(recipes.load(path), Run(tmp_path), tmp_path)
+        assert settings and settings.space
+        check(context, settings, settings.space)
+
+    for distill, space in (
+        ({"hidden_weight": 1}, {"subword_dropout": [0, 0.3]}),
+        ({}, {"subword_dropout": [0, 0.3], "relation_weight": [0, 1]}),
+        ({"subword_dropout": 0.3}, {"attention_weight": [0, 1]}),
+    ):
+        with pytest.raises(InputError, match=r"^tune.space: subword_dropout cuts words"):
+            checked(distill, space)
+    checked({}, {"subword_dropout": [0, 0.3], "embedding_weight": [0, 1]})
+    checked({"hidden_weight": 1}, {"subword_dropout": [0]})
 
 
 def test_values_that_do_not_go_together_fail_their_trial(

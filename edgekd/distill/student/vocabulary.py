@@ -96,15 +96,17 @@ def indispensable(name: str, document: dict[str, Any]) -> bool:
     return len(bare) == 1 or is_byte or name == model.get("unk_token")
 
 
-def merges(model: dict[str, Any]) -> list[tuple[str, str]]:
-    """The pairs that a BPE ``model`` of a ``tokenizer.json`` joins, in either of its dialects."""
+def merges(model: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The pairs that a BPE ``model`` of a ``tokenizer.json`` joins, in either of its dialects, and
+    what each makes."""
+    inside = len(model.get("continuing_subword_prefix") or "")
     pairs = (m.split(" ", 1) if isinstance(m, str) else m for m in model.get("merges", ()))
-    return [(left, right) for left, right in pairs]
+    return [(left, right, left + right[inside:]) for left, right in pairs]
 
 
 def _close_over_merges(document: dict[str, Any], names: dict[int, str], keep: set[int]) -> set[int]:
     """A kept BPE piece needs every piece that it is merged from."""
-    parts = {left + right: (left, right) for left, right in reversed(merges(document["model"]))}
+    parts = {made: (left, right) for left, right, made in reversed(merges(document["model"]))}
     ids = {name: i for i, name in names.items()}
     todo = [names[i] for i in keep if i in names]
     while todo:
@@ -126,9 +128,7 @@ def _renumber(document: dict[str, Any], names: dict[int, str], new: dict[int, in
             model["unk_id"] = new[model["unk_id"]]
     if model["type"] == "BPE":
         kept = {names[old] for old in new}
-        model["merges"] = [
-            list(pair) for pair in merges(document["model"]) if {*pair, pair[0] + pair[1]} <= kept
-        ]
+        model["merges"] = [[*pair] for *pair, made in merges(model) if {*pair, made} <= kept]
     document["added_tokens"] = [
         {**token, "id": new[token["id"]]}
         for token in document.get("added_tokens", [])

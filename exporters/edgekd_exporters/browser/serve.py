@@ -42,8 +42,8 @@ class Server:
     """A server on a free loopback port; a context manager that stops it.
 
     ``mounts`` maps a path prefix that ends in ``/`` to the folder it shows; the longest match
-    wins. ``sent`` counts the bytes that each path answered, and has counted an answer before its
-    client can have read it.
+    wins. ``sent`` counts the bytes that each path answered: a whole file, before its client can have
+    read it, and where the client gave up as well.
     """
 
     def __init__(self, mounts: Mapping[str, Path], port: int = 0) -> None:
