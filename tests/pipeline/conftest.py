@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def second() -> Iterator[Callable[..., tuple[int, str]]]:
     The fork server imports torch once; every run is still a process of its own.
     """
     sys.path.insert(0, str(Path(__file__).parent))
+    forkserver._forkserver._stop()  # a training may have started one that imports less
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
 
