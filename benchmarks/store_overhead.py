@@ -46,9 +46,9 @@ def ticking(examples: Examples) -> list[tuple[float, float]]:
     ticks: list[tuple[float, float]] = []
     collate = examples.collate
 
-    def asked(indices: Sequence[int]) -> Any:
+    def asked(*rows: Sequence[int]) -> Any:
         ticks.append((time.perf_counter(), time.process_time()))
-        return collate(indices)
+        return collate(*rows)
 
     examples.collate = asked  # type: ignore[method-assign]
     return ticks
