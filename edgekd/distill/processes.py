@@ -85,9 +85,10 @@ def _context() -> Any:
     """Who starts workers: never this process by a fork, which would inherit locked thread pools.
 
     On Linux a fork server imports the trainer once, for these workers and for the next training's,
-    and runs nothing of it. Elsewhere each worker imports it: Apple's libraries bear no fork.
+    and runs nothing of it. Elsewhere each worker imports it: Apple's libraries bear no fork, nor
+    does CUDA, once an import has as much as asked for it.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["edgekd.distill.trainer", "accelerate"])

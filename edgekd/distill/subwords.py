@@ -30,7 +30,7 @@ CUTS = 10
 # A piece of at most so many rows is missing from this share of the cuts, of the rate that is asked.
 RARE = ((3, 1.0), (20, 1 / 3))
 # What a loss reads for every token, of a teacher whose words are whole.
-PER_TOKEN = frozenset({"teacher.hidden_states", "teacher.attentions", "teacher.qkv"})
+_MATCHED = frozenset({"teacher.hidden_states", "teacher.attentions", "teacher.qkv"})
 
 
 def check(task: Task, losses: Iterable[str] = ()) -> None:
@@ -44,7 +44,7 @@ def check(task: Task, losses: Iterable[str] = ()) -> None:
         raise InputError(
             f"subword_dropout changes the tokens that {task.name} answers with; drop the key"
         )
-    if any(PER_TOKEN & {*LOSSES[name].reads} for name in losses):
+    if any(_MATCHED & {*LOSSES[name].reads} for name in losses):
         raise InputError(
             "subword_dropout cuts words into other tokens than the teacher's, so they cannot be"
             " matched token by token; drop it, or use the losses on logits and embeddings"
